@@ -1,0 +1,61 @@
+# What a developer runs, and CI too (.ci/run). Wants cargo-deny for `deny`; the services install what they need.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+# lists the recipes
+[private]
+default:
+    @just --list --unsorted
+
+# everything that CI runs, cheapest first
+ci: check test
+
+# everything but the tests
+check: fmt deny clippy doc
+
+# formatting
+fmt:
+    cargo fmt --all --check
+
+# lints, with no feature, each alone and all
+clippy:
+    cargo clippy --no-default-features --lib -- -D warnings
+    cargo clippy --no-default-features --features kafka --lib -- -D warnings
+    cargo clippy --no-default-features --features postgres --lib -- -D warnings
+    cargo clippy --no-default-features --features sqlite --lib -- -D warnings
+    cargo clippy --no-default-features --features testing --lib -- -D warnings
+    cargo clippy --workspace --all-features --all-targets -- -D warnings
+
+# documentation, public and private
+doc:
+    RUSTDOCFLAGS='-D warnings' cargo doc --workspace --all-features --no-deps
+    RUSTDOCFLAGS='-D warnings' cargo doc --workspace --all-features --no-deps --document-private-items
+
+# dependencies: licences, sources, bans, and known vulnerabilities if their database can be fetched
+deny:
+    cargo deny --all-features check --hide-inclusion-graph bans licenses sources
+    @if timeout 60 cargo deny fetch db; then \
+      cargo deny --all-features check --hide-inclusion-graph advisories; \
+    else \
+      echo "WARNING: ADVISORIES NOT CHECKED: their database can't be fetched from here" >&2; \
+    fi
+
+# all tests, against a real Kafka and a real PostgreSQL
+test *args:
+    scripts/test {{ args }}
+
+# builds the examples
+examples:
+    cargo build --all-features --examples
+
+# the quickstart, with nothing but this repository
+quickstart:
+    cargo run --all-features --example quickstart
+
+# starts Kafka and PostgreSQL and prints their environment
+services-start:
+    @scripts/services start
+
+# stops them and deletes their data
+services-stop:
+    scripts/services stop

@@ -1,0 +1,44 @@
+-- PostgreSQL 14 or later (multiranges, SQL-standard function bodies).
+
+-- The log. Rows are only ever added. A ring of eight tables by day, so that old rows can be dropped a whole table at a
+-- time, without DDL at run time: creating or dropping a partition would queue every insert behind it.
+create table tidings.outbox (
+  lane             smallint    not null,
+  seq              bigint      not null,
+  slot             smallint    not null default (extract(epoch from clock_timestamp())::bigint / 86400 % 8)::smallint,
+  created_at       timestamptz not null default clock_timestamp(),
+  event_id         text        not null,
+  definition_key   text        not null,
+  topic            text        not null,
+  record_key       text        not null,
+  headers          bytea       not null,
+  payload          bytea       not null,
+  envelope_version smallint    not null
+) partition by list (slot);
+
+create index on tidings.outbox (lane, seq);
+
+-- How far each lane has been relayed, and by whom. The set of published numbers is small: its holes are what counts.
+create table tidings.lane (
+  lane        smallint primary key,
+  owner       text,
+  epoch       bigint not null default 0,
+  lease_until timestamptz,
+  published   int8multirange not null default '{}'
+) with (fillfactor = 50);
+
+do $$ begin
+  for i in 0..7 loop
+    execute format('create table tidings.outbox_%s partition of tidings.outbox for values in (%s)', i, i);
+  end loop;
+  -- CACHE must stay 1: a session that hoards numbers would have drawn them before its transaction had an id.
+  for i in 0..31 loop
+    execute format('create sequence tidings.lane_%s_seq cache 1', i);
+    insert into tidings.lane (lane) values (i);
+  end loop;
+end $$;
+
+-- Inlined into the INSERT. The CASE makes the number depend on the transaction's id, so that the id is always the older
+-- of the two. That a number is proven dead once every older transaction has ended rests on it.
+create function tidings.next_seq(lane smallint) returns bigint language sql volatile
+return nextval(case when pg_current_xact_id() is not null then ('tidings.lane_' || lane || '_seq')::regclass end);

@@ -1,0 +1,372 @@
+//! The events that a service may emit.
+
+use std::collections::{HashMap, HashSet};
+
+use chrono::Utc;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{EmitRequest, Event, EventId, attribute};
+use crate::policy::DeliveryPolicy;
+
+pub(crate) mod compiled;
+
+/// One kind of event: what it is called, what its payload is, and how it is delivered.
+///
+/// # Examples
+///
+/// ```
+/// use tidings::{DeliveryPolicy, EventDefinition, OutboxMode};
+///
+/// let definition = EventDefinition::new("order.created", "order", "created")
+///     .with_schema_version("2.1.0")
+///     .with_description("An order was placed and paid for.")
+///     .with_policy(DeliveryPolicy::default().with_outbox(OutboxMode::Always));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct EventDefinition {
+    key: String,
+    pub(crate) resource: String,
+    pub(crate) event: String,
+    pub(crate) schema_version: String,
+    pub(crate) content_type: String,
+    pub(crate) data_schema: Option<String>,
+    description: Option<String>,
+    pub(crate) system: bool,
+    partition_key: PartitionKey,
+    policy: DeliveryPolicy,
+}
+
+/// What the events of a definition are ordered by: the Kafka record key.
+///
+/// A system event is always keyed by `system:<event>`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PartitionKey {
+    /// The tenant; without one the subject; without that the id.
+    #[default]
+    Tenant,
+    /// The subject; without one the id.
+    Subject,
+}
+
+impl EventDefinition {
+    /// An event of `resource` (what it happened to), called `event` (what happened), that requests name by `key`.
+    pub fn new(key: impl Into<String>, resource: impl Into<String>, event: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            resource: resource.into(),
+            event: event.into(),
+            schema_version: "1.0.0".into(),
+            content_type: "application/json".into(),
+            data_schema: None,
+            description: None,
+            system: false,
+            partition_key: PartitionKey::default(),
+            policy: DeliveryPolicy::default(),
+        }
+    }
+
+    /// Sets the version of the payload's schema, a semantic version. Defaults to `1.0.0`.
+    pub fn with_schema_version(mut self, version: impl Into<String>) -> Self {
+        self.schema_version = version.into();
+        self
+    }
+
+    /// Sets the media type of the payload. Defaults to `application/json`; a JSON type makes emits check the payload.
+    pub fn with_content_type(mut self, content_type: impl Into<String>) -> Self {
+        self.content_type = content_type.into();
+        self
+    }
+
+    /// Sets the URI of the payload's schema, the `ce_dataschema`. Defaults to none.
+    pub fn with_data_schema(mut self, data_schema: impl Into<String>) -> Self {
+        self.data_schema = Some(data_schema.into());
+        self
+    }
+
+    /// Sets a sentence for the people who read the catalog. Defaults to none.
+    pub fn with_description(mut self, description: impl Into<String>) -> Self {
+        self.description = Some(description.into());
+        self
+    }
+
+    /// Makes this an event of the system itself: it has no tenant and is keyed by `system:<event>`. Defaults to false.
+    pub fn with_system(mut self, system: bool) -> Self {
+        self.system = system;
+        self
+    }
+
+    /// Sets what these events are ordered by. Defaults to [`PartitionKey::Tenant`].
+    pub fn with_partition_key(mut self, partition_key: PartitionKey) -> Self {
+        self.partition_key = partition_key;
+        self
+    }
+
+    /// Sets how these events are delivered. Defaults to [`DeliveryPolicy::default`].
+    pub fn with_policy(mut self, policy: DeliveryPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// The name by which requests ask for this event.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    fn check(&self) -> Result<()> {
+        let field = |name: &str, text: &str, max: usize| {
+            attribute::check(name, text, max, ErrorKind::InvalidDefinition)
+                .map_err(|error| Error::new(ErrorKind::InvalidDefinition, format!("event `{}`: {error}", self.key)))
+        };
+        let fault = |why: String| Error::new(ErrorKind::InvalidDefinition, format!("event `{}`: {why}", self.key));
+        field("key", &self.key, attribute::MAX_KEY_BYTES)?;
+        field("resource", &self.resource, attribute::MAX_RESOURCE_BYTES)?;
+        field("event", &self.event, attribute::MAX_EVENT_BYTES)?;
+        field("schema version", &self.schema_version, attribute::MAX_SCHEMA_VERSION_BYTES)?;
+        field("content type", &self.content_type, attribute::MAX_CONTENT_TYPE_BYTES)?;
+        for (name, text, max) in [
+            ("data schema", &self.data_schema, attribute::MAX_DATA_SCHEMA_BYTES),
+            ("description", &self.description, attribute::MAX_DESCRIPTION_BYTES),
+        ] {
+            if let Some(text) = text {
+                field(name, text, max)?;
+            }
+        }
+        for (name, text) in [("resource", &self.resource), ("event", &self.event)] {
+            if text.contains('.') {
+                return Err(fault(format!("`{name}` may have no dot: dots part the names in topics and types")));
+            }
+        }
+        if attribute::major_version(&self.schema_version).is_none() {
+            return Err(fault(format!("`{}` is not a semantic version such as 1.0.0", self.schema_version)));
+        }
+        if !self.content_type.contains('/') {
+            return Err(fault(format!("`{}` is not a media type such as application/json", self.content_type)));
+        }
+        Ok(())
+    }
+
+    /// The record key of `event`; never empty.
+    pub(crate) fn record_key(&self, event: &Event) -> String {
+        if self.system {
+            return format!("system:{}", self.event);
+        }
+        let tenant = match self.partition_key {
+            PartitionKey::Tenant => event.tenant.as_deref(),
+            PartitionKey::Subject => None,
+        };
+        tenant.or(event.subject.as_deref()).map_or_else(|| event.id.to_string(), str::to_owned)
+    }
+}
+
+/// All events of a service, checked: what is not in here can't be emitted.
+///
+/// # Examples
+///
+/// ```
+/// use tidings::{Catalog, ErrorKind, EventDefinition};
+///
+/// let twice = [
+///     EventDefinition::new("order.created", "order", "created"),
+///     EventDefinition::new("order.created", "order", "placed"),
+/// ];
+/// assert_eq!(Catalog::new(twice).unwrap_err().kind(), ErrorKind::InvalidDefinition);
+/// ```
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    /// In order of their keys.
+    definitions: Vec<EventDefinition>,
+    by_key: HashMap<String, usize>,
+}
+
+impl Catalog {
+    /// A catalog of these definitions.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidDefinition`] if there is none, if one breaks a rule, or if two share their key, or their
+    /// resource, event and major schema version (which would share a topic).
+    pub fn new(definitions: impl IntoIterator<Item = EventDefinition>) -> Result<Self> {
+        let mut definitions: Vec<_> = definitions.into_iter().collect();
+        definitions.sort_by(|a, b| a.key.cmp(&b.key));
+        let fault = |why: String| Err(Error::new(ErrorKind::InvalidDefinition, why));
+        if definitions.is_empty() {
+            return fault("the catalog has no event".into());
+        }
+        let mut by_key = HashMap::new();
+        let mut names = HashSet::new();
+        for (index, definition) in definitions.iter().enumerate() {
+            definition.check()?;
+            if by_key.insert(definition.key.clone(), index).is_some() {
+                return fault(format!("two events have the key `{}`", definition.key));
+            }
+            let major = attribute::major_version(&definition.schema_version);
+            if !names.insert((&definition.resource, &definition.event, major)) {
+                return fault(format!(
+                    "`{}` is the second event with resource `{}`, event `{}` and that major schema version",
+                    definition.key, definition.resource, definition.event
+                ));
+            }
+        }
+        Ok(Self { definitions, by_key })
+    }
+
+    /// The definitions, in order of their keys.
+    #[must_use]
+    pub fn definitions(&self) -> &[EventDefinition] {
+        &self.definitions
+    }
+
+    /// The definition that requests name by `key`.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&EventDefinition> {
+        self.position(key).map(|index| &self.definitions[index])
+    }
+
+    fn position(&self, key: &str) -> Option<usize> {
+        self.by_key.get(key).copied()
+    }
+
+    fn require(&self, key: &str) -> Result<usize> {
+        self.position(key).ok_or_else(|| {
+            let known = self.definitions.iter().map(|d| d.key.as_str()).take(20).collect::<Vec<_>>().join(", ");
+            let shown: String = key.chars().take(100).collect();
+            Error::new(ErrorKind::UnknownEvent, format!("the catalog has no event `{shown}`; it has {known}"))
+        })
+    }
+
+    /// Checks a request against its definition, and fills in what it leaves out.
+    ///
+    /// Yields the position of the definition and the event.
+    pub(crate) fn accept(&self, request: EmitRequest) -> Result<(usize, Event)> {
+        let index = self.require(&request.definition_key)?;
+        let definition = &self.definitions[index];
+        let id = request.id.unwrap_or_else(EventId::new);
+        let checked =
+            check_request(definition, request.tenant.as_deref(), request.subject.as_deref(), &request.payload);
+        if let Err(error) = checked {
+            return Err(error.with_event_id(id));
+        }
+        let event = Event {
+            id,
+            time: request.time.unwrap_or_else(Utc::now),
+            tenant: request.tenant.filter(|_| !definition.system),
+            subject: request.subject,
+            payload: request.payload,
+        };
+        Ok((index, event))
+    }
+}
+
+fn check_request(
+    definition: &EventDefinition,
+    tenant: Option<&str>,
+    subject: Option<&str>,
+    payload: &[u8],
+) -> Result<()> {
+    for (field, text, max) in
+        [("tenant", tenant, attribute::MAX_TENANT_BYTES), ("subject", subject, attribute::MAX_SUBJECT_BYTES)]
+    {
+        if let Some(text) = text {
+            attribute::check(field, text, max, ErrorKind::InvalidEvent)?;
+        }
+    }
+    if attribute::is_json(&definition.content_type) {
+        serde_json::from_slice::<serde::de::IgnoredAny>(payload).map_err(|source| {
+            let message = format!("the payload of `{}` is not JSON, as its content type says", definition.key);
+            Error::new(ErrorKind::InvalidPayload, message).with_source(source)
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition() -> EventDefinition {
+        EventDefinition::new("order.created", "order", "created")
+    }
+
+    fn accept(definition: EventDefinition, request: EmitRequest) -> Result<(EventDefinition, Event)> {
+        let catalog = Catalog::new([definition])?;
+        let (index, event) = catalog.accept(request)?;
+        Ok((catalog.definitions[index].clone(), event))
+    }
+
+    #[test]
+    fn a_definition_that_breaks_a_rule_is_refused() {
+        for bad in [
+            EventDefinition::new("", "order", "created"),
+            EventDefinition::new("k", "", "created"),
+            EventDefinition::new("k", "order", ""),
+            EventDefinition::new("k", "or.der", "created"),
+            EventDefinition::new("k", "order", "created\n"),
+            EventDefinition::new("k".repeat(257), "order", "created"),
+            definition().with_schema_version("one"),
+            definition().with_content_type("json"),
+            definition().with_data_schema(""),
+            definition().with_description("x".repeat(2049)),
+        ] {
+            assert_eq!(Catalog::new([bad.clone()]).unwrap_err().kind(), ErrorKind::InvalidDefinition, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn two_definitions_may_not_share_a_topic_but_two_majors_may_coexist() {
+        let other = |version: &str| EventDefinition::new("other", "order", "created").with_schema_version(version);
+        assert!(Catalog::new([definition(), other("1.4.0")]).is_err());
+        assert!(Catalog::new([definition(), other("2.0.0")]).is_ok());
+    }
+
+    #[test]
+    fn an_unknown_key_fails_and_lists_the_known_ones() {
+        let error = accept(definition(), EmitRequest::new("order.creatd")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnknownEvent);
+        assert!(error.to_string().contains("order.created"));
+    }
+
+    #[test]
+    fn a_json_event_needs_a_json_payload_and_an_opaque_one_does_not() {
+        let request = || EmitRequest::new("order.created").payload("not json");
+        assert_eq!(accept(definition(), request()).unwrap_err().kind(), ErrorKind::InvalidPayload);
+        assert_eq!(
+            accept(definition(), EmitRequest::new("order.created")).unwrap_err().kind(),
+            ErrorKind::InvalidPayload
+        );
+        assert!(accept(definition().with_content_type("text/plain"), request()).is_ok());
+    }
+
+    #[test]
+    fn a_failed_emit_names_its_event_id() {
+        let id = EventId::new();
+        let error = accept(definition(), EmitRequest::new("order.created").id(id.clone())).unwrap_err();
+        assert_eq!(error.event_id(), Some(&id));
+    }
+
+    #[test]
+    fn the_record_key_is_tenant_then_subject_then_id_and_never_empty() {
+        let key = |definition: EventDefinition, request: EmitRequest| {
+            let (definition, event) = accept(definition, request.payload("{}")).unwrap();
+            (definition.record_key(&event), event.id.to_string())
+        };
+        let bare = || EmitRequest::new("order.created");
+        assert_eq!(key(definition(), bare().tenant("t").subject("s")).0, "t");
+        assert_eq!(key(definition(), bare().subject("s")).0, "s");
+        let (by_id, id) = key(definition(), bare());
+        assert_eq!(by_id, id);
+        let by_subject = definition().with_partition_key(PartitionKey::Subject);
+        assert_eq!(key(by_subject, bare().tenant("t").subject("s")).0, "s");
+    }
+
+    #[test]
+    fn a_system_event_has_no_tenant_and_its_own_key() {
+        let (definition, event) =
+            accept(definition().with_system(true), EmitRequest::new("order.created").tenant("t").payload("{}"))
+                .unwrap();
+        assert_eq!(event.tenant, None);
+        assert_eq!(definition.record_key(&event), "system:created");
+    }
+}

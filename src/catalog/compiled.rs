@@ -1,0 +1,128 @@
+//! The catalog as a producer uses it: names, effective policies and constant headers worked out once.
+
+use std::sync::Arc;
+
+use super::{Catalog, EventDefinition};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::attribute::Source;
+use crate::event::{EmitRequest, Event, EventId, attribute};
+use crate::naming::Naming;
+use crate::policy::{DeliveryPolicy, EffectivePolicy, PolicyOverrides};
+use crate::transport::Record;
+use crate::wire::{self, Headers};
+
+/// A catalog with everything that does not change from emit to emit.
+#[derive(Debug)]
+pub(crate) struct CompiledCatalog {
+    catalog: Catalog,
+    /// In the order of the catalog's definitions.
+    compiled: Vec<Compiled>,
+    max_record_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Compiled {
+    key: Arc<str>,
+    topic: Arc<str>,
+    policy: EffectivePolicy,
+    headers: Headers,
+}
+
+/// A request worked out: which definition, which policy, which record.
+#[derive(Debug, Clone)]
+pub(crate) struct Resolved {
+    pub(crate) id: EventId,
+    pub(crate) definition_key: Arc<str>,
+    pub(crate) policy: DeliveryPolicy,
+    pub(crate) record: Record,
+}
+
+impl CompiledCatalog {
+    pub(crate) fn compile(
+        catalog: Catalog,
+        source: &Source,
+        naming: &Naming,
+        overrides: &PolicyOverrides,
+        has_outbox: bool,
+        max_record_bytes: usize,
+    ) -> Result<Self> {
+        let unknown: Vec<_> = overrides.keys().filter(|key| catalog.get(key).is_none()).collect();
+        if !unknown.is_empty() {
+            let known: Vec<_> = catalog.definitions().iter().map(EventDefinition::key).collect();
+            return Err(Error::new(
+                ErrorKind::InvalidPolicy,
+                format!(
+                    "policies are set for events that the catalog does not have: {}; it has {}",
+                    unknown.join(", "),
+                    known.join(", ")
+                ),
+            ));
+        }
+        let compiled = catalog
+            .definitions()
+            .iter()
+            .map(|definition| Compiled::new(definition, source, naming, overrides, has_outbox))
+            .collect::<Result<_>>()?;
+        Ok(Self { catalog, compiled, max_record_bytes })
+    }
+
+    /// Checks a request and builds its record. Nothing is sent, whatever is wrong.
+    pub(crate) fn resolve(&self, request: EmitRequest) -> Result<Resolved> {
+        let policy_override = request.policy;
+        let (index, event) = self.catalog.accept(request)?;
+        let (definition, compiled) = (&self.catalog.definitions()[index], &self.compiled[index]);
+        let id = event.id.clone();
+        compiled
+            .resolve(definition, event, &policy_override, self.max_record_bytes)
+            .map_err(|error| error.with_event_id(id))
+    }
+}
+
+impl Compiled {
+    fn new(
+        definition: &EventDefinition,
+        source: &Source,
+        naming: &Naming,
+        overrides: &PolicyOverrides,
+        has_outbox: bool,
+    ) -> Result<Self> {
+        // The catalog has checked that the version has a major number.
+        let major = attribute::major_version(&definition.schema_version).unwrap_or_default();
+        let ce_type = naming.ce_type(&definition.resource, &definition.event)?;
+        Ok(Self {
+            key: definition.key.as_str().into(),
+            topic: naming.topic(&definition.resource, &definition.event, major)?.into(),
+            policy: EffectivePolicy::compile(
+                &definition.key,
+                definition.policy,
+                &overrides.get(&definition.key),
+                has_outbox,
+            )?,
+            headers: wire::constant_headers(definition, source, &ce_type),
+        })
+    }
+
+    fn resolve(
+        &self,
+        definition: &EventDefinition,
+        event: Event,
+        policy_override: &crate::policy::PolicyOverride,
+        max_record_bytes: usize,
+    ) -> Result<Resolved> {
+        let policy = self.policy.for_request(&self.key, policy_override)?;
+        let key = definition.record_key(&event);
+        let headers = wire::headers(&self.headers, &event);
+        let record = Record { topic: Arc::clone(&self.topic), key: key.into(), headers, payload: event.payload };
+        let size = record.wire_bytes();
+        if size > max_record_bytes {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "the record of `{}` has {size} bytes with key and headers; at most {max_record_bytes} are allowed",
+                    self.key
+                ),
+            ));
+        }
+        Ok(Resolved { id: event.id, definition_key: Arc::clone(&self.key), policy, record })
+    }
+}

@@ -1,0 +1,291 @@
+//! The settings, from the environment.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::breaker::BreakerConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::attribute::Source;
+use crate::naming::Naming;
+use crate::policy::{PolicyOverrides, parse_bool};
+
+/// The settings of a service. `.env.reference` lists the variables with their defaults.
+///
+/// # Examples
+///
+/// ```
+/// use tidings::Config;
+///
+/// let config = Config::from_vars([
+///     ("STREAMING_ENABLED", "true"),
+///     ("STREAMING_BROKERS", "kafka-1:9092,kafka-2:9092"),
+///     ("STREAMING_CLOUDEVENTS_SOURCE", "//shop/orders"),
+/// ])?;
+/// assert!(config.is_enabled());
+/// # Ok::<(), tidings::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub(crate) enabled: bool,
+    pub(crate) brokers: Vec<String>,
+    pub(crate) client_id: String,
+    source: Option<Source>,
+    pub(crate) naming: Naming,
+    pub(crate) policies: PolicyOverrides,
+    pub(crate) linger: Duration,
+    pub(crate) batch_max_bytes: u32,
+    pub(crate) max_buffered_records: u32,
+    pub(crate) max_record_bytes: usize,
+    pub(crate) compression: Compression,
+    pub(crate) record_retries: u32,
+    pub(crate) delivery_timeout: Duration,
+    pub(crate) direct_timeout: Duration,
+    pub(crate) close_timeout: Duration,
+    pub(crate) breaker: BreakerConfig,
+}
+
+/// How records are compressed on their way to the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    None,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
+
+impl Compression {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Snappy => "snappy",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+/// What a broker takes by default (`message.max.bytes`).
+const BROKER_MAX_RECORD_BYTES: usize = 1_048_588;
+
+impl Config {
+    /// Settings for a service called `source`, such as `//shop/orders`, that publishes to `brokers`. All others are the
+    /// defaults of `.env.reference`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] if the source is not a URI reference.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let config = tidings::Config::new("//shop/orders", ["localhost:9092"])?;
+    /// # Ok::<(), tidings::Error>(())
+    /// ```
+    pub fn new<B: Into<String>>(source: &str, brokers: impl IntoIterator<Item = B>) -> Result<Self> {
+        let mut config = Self::from_vars::<&str, &str>([])?;
+        config.enabled = true;
+        config.source = Some(source.parse()?);
+        config.brokers = brokers.into_iter().map(Into::into).collect();
+        Ok(config)
+    }
+
+    /// The settings in this process's environment.
+    ///
+    /// # Errors
+    ///
+    /// See [`from_vars`](Self::from_vars).
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn from_env() -> Result<Self> {
+        Self::from_vars(std::env::vars())
+    }
+
+    /// The settings in these variables. Those that do not begin with `STREAMING_` are left alone; so is one that is empty.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] or [`ErrorKind::InvalidPolicy`] if a value can't be read, or if streaming is enabled
+    /// and the brokers or the source are missing. The text names every such variable.
+    pub fn from_vars<K: Into<String>, V: Into<String>>(vars: impl IntoIterator<Item = (K, V)>) -> Result<Self> {
+        let mut vars = Vars::new(vars);
+        let config = Self {
+            enabled: vars.read("STREAMING_ENABLED", false, "true or false", |text| parse_bool(text).ok()),
+            brokers: vars.read("STREAMING_BROKERS", Vec::new(), "host:port, apart by commas", |text| Some(list(text))),
+            client_id: vars.read("STREAMING_CLIENT_ID", "tidings".into(), "a name", |text| Some(text.into())),
+            source: vars.read("STREAMING_CLOUDEVENTS_SOURCE", None, "a URI reference such as //shop/orders", |text| {
+                text.parse().ok().map(Some)
+            }),
+            naming: vars.naming(),
+            policies: vars.policies(),
+            linger: vars.millis("STREAMING_BATCH_LINGER_MS", 0, 0..=10_000),
+            batch_max_bytes: vars.number("STREAMING_BATCH_MAX_BYTES", 1_048_576, 1_024..=100_000_000),
+            max_buffered_records: vars.number("STREAMING_MAX_BUFFERED_RECORDS", 10_000, 1..=10_000_000),
+            max_record_bytes: vars.number("STREAMING_MAX_RECORD_BYTES", BROKER_MAX_RECORD_BYTES, 1_024..=100_000_000),
+            compression: vars.read(
+                "STREAMING_COMPRESSION",
+                Compression::Lz4,
+                "none, gzip, snappy, lz4 or zstd",
+                compression,
+            ),
+            record_retries: vars.number("STREAMING_RECORD_RETRIES", 2_147_483_647, 0..=2_147_483_647),
+            delivery_timeout: vars.seconds("STREAMING_RECORD_DELIVERY_TIMEOUT_S", 30, 1..=3_600),
+            direct_timeout: vars.millis("STREAMING_DIRECT_TIMEOUT_MS", 2_000, 10..=3_600_000),
+            close_timeout: vars.seconds("STREAMING_CLOSE_TIMEOUT_S", 30, 1..=3_600),
+            breaker: BreakerConfig {
+                failure_ratio: vars.read("STREAMING_CB_FAILURE_RATIO", 0.5, "a number above 0, at most 1", ratio),
+                min_requests: vars.number("STREAMING_CB_MIN_REQUESTS", 10, 1..=1_000_000),
+                open_time: vars.seconds("STREAMING_CB_TIMEOUT_S", 5, 1..=3_600),
+            },
+        };
+        vars.require_acks_all();
+        if config.enabled {
+            vars.require("STREAMING_BROKERS", !config.brokers.is_empty(), "set it, or STREAMING_ENABLED=false");
+            vars.require(
+                "STREAMING_CLOUDEVENTS_SOURCE",
+                config.source.is_some(),
+                "it names the service, such as //shop/orders",
+            );
+        }
+        vars.finish()?;
+        Ok(config)
+    }
+
+    /// Whether streaming is on: `STREAMING_ENABLED`.
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// Sets how topics and types are named. Defaults to [`Naming::default`].
+    #[must_use]
+    pub fn with_naming(mut self, naming: Naming) -> Self {
+        self.naming = naming;
+        self
+    }
+
+    /// Sets how long a direct publish may take before the event goes to the outbox. Defaults to two seconds.
+    #[must_use]
+    pub fn with_direct_timeout(mut self, direct_timeout: Duration) -> Self {
+        self.direct_timeout = direct_timeout;
+        self
+    }
+
+    /// Sets the operator's changes to policies. Defaults to none.
+    #[must_use]
+    pub fn with_policies(mut self, policies: PolicyOverrides) -> Self {
+        self.policies = policies;
+        self
+    }
+
+    pub(crate) fn source(&self) -> Result<&Source> {
+        self.source.as_ref().ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidConfig,
+                "STREAMING_CLOUDEVENTS_SOURCE is missing: it names the service, such as //shop/orders",
+            )
+        })
+    }
+}
+
+/// The variables, and what is wrong with them: all faults are told at once.
+struct Vars {
+    vars: BTreeMap<String, String>,
+    faults: Vec<String>,
+}
+
+impl Vars {
+    fn new<K: Into<String>, V: Into<String>>(vars: impl IntoIterator<Item = (K, V)>) -> Self {
+        let vars = vars.into_iter().map(|(name, value)| (name.into(), value.into().trim().to_owned()));
+        Self {
+            vars: vars.filter(|(name, value)| name.starts_with("STREAMING_") && !value.is_empty()).collect(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// The value of a variable, or the default if it is not set.
+    fn read<T>(&mut self, name: &str, default: T, expected: &str, parse: impl FnOnce(&str) -> Option<T>) -> T {
+        let Some(text) = self.vars.get(name) else {
+            return default;
+        };
+        parse(text).unwrap_or_else(|| {
+            self.faults.push(format!("{name}=`{text}`: expected {expected}"));
+            default
+        })
+    }
+
+    fn number<T: FromStr + PartialOrd + std::fmt::Display>(
+        &mut self,
+        name: &str,
+        default: T,
+        range: std::ops::RangeInclusive<T>,
+    ) -> T {
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        self.read(name, default, &expected, |text| text.parse().ok().filter(|number| range.contains(number)))
+    }
+
+    fn millis(&mut self, name: &str, default: u64, range: std::ops::RangeInclusive<u64>) -> Duration {
+        Duration::from_millis(self.number(name, default, range))
+    }
+
+    fn seconds(&mut self, name: &str, default: u64, range: std::ops::RangeInclusive<u64>) -> Duration {
+        Duration::from_secs(self.number(name, default, range))
+    }
+
+    fn naming(&mut self) -> Naming {
+        let naming =
+            self.read("STREAMING_TOPIC_PREFIX", Naming::default(), "a topic prefix", |text| Some(Naming::new(text)));
+        let prefix =
+            self.read("STREAMING_CLOUDEVENTS_TYPE_PREFIX", None, "a prefix", |text| Some(Some(text.to_owned())));
+        match prefix {
+            Some(prefix) => naming.with_type_prefix(prefix),
+            None => naming,
+        }
+    }
+
+    fn policies(&mut self) -> PolicyOverrides {
+        let text = self.vars.get("STREAMING_EVENT_POLICIES").map(String::as_str).unwrap_or_default();
+        text.parse().unwrap_or_else(|error| {
+            self.faults.push(format!("STREAMING_EVENT_POLICIES: {error}"));
+            PolicyOverrides::default()
+        })
+    }
+
+    /// Anything less than all replicas in sync would lose accepted events.
+    fn require_acks_all(&mut self) {
+        self.read("STREAMING_REQUIRED_ACKS", (), "all: with less, an accepted event could be lost", |text| {
+            ["all", "-1"].contains(&text.to_ascii_lowercase().as_str()).then_some(())
+        });
+    }
+
+    fn require(&mut self, name: &str, is_there: bool, why: &str) {
+        // One that could not be read has been told of already.
+        if !is_there && !self.vars.contains_key(name) {
+            self.faults.push(format!("{name} is missing: {why}"));
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        if self.faults.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::InvalidConfig, format!("the environment is not usable: {}", self.faults.join("; "))))
+    }
+}
+
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+fn compression(text: &str) -> Option<Compression> {
+    let known = [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+    known.into_iter().find(|compression| compression.as_str() == text.to_ascii_lowercase())
+}
+
+fn ratio(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|ratio| *ratio > 0.0 && *ratio <= 1.0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const ENABLED: [(&str, &str); 3] = [
+    ("STREAMING_ENABLED", "true"),
+    ("STREAMING_BROKERS", "a:1, b:2,"),
+    ("STREAMING_CLOUDEVENTS_SOURCE", "//shop/orders"),
+];
+
+fn fault(vars: &[(&str, &str)]) -> String {
+    let error = Config::from_vars(ENABLED.into_iter().chain(vars.iter().copied())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    error.to_string()
+}
+
+/// The names and values of the reference file, `NAME=value` and `# NAME=value` alike.
+fn reference() -> Vec<(String, String)> {
+    let lines = include_str!("../../.env.reference").lines();
+    let vars = lines.filter_map(|line| line.trim_start_matches("# ").split_once('='));
+    vars.filter(|(name, _)| name.starts_with("STREAMING_")).map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+/// The names that the code reads.
+fn names_in_code() -> Vec<String> {
+    let code = include_str!("../config.rs");
+    let mut names: Vec<_> = code
+        .split('"')
+        .filter(|text| text.starts_with("STREAMING_") && text.len() > "STREAMING_".len())
+        .filter(|text| text.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
+        .map(str::to_owned)
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+#[test]
+fn the_reference_file_has_every_variable_and_the_defaults() {
+    let mut names: Vec<_> = reference().into_iter().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    assert_eq!(names, names_in_code());
+    let default = Config::from_vars::<&str, &str>([]).unwrap();
+    let reference = Config::from_vars(reference().into_iter().filter(|(name, _)| {
+        // These have no default: the file shows an example.
+        !["STREAMING_ENABLED", "STREAMING_BROKERS", "STREAMING_CLOUDEVENTS_SOURCE", "STREAMING_EVENT_POLICIES"]
+            .contains(&name.as_str())
+    }))
+    .unwrap();
+    let with_prefix = default.clone().with_naming(default.naming.clone().with_type_prefix("events"));
+    assert_eq!(format!("{reference:?}"), format!("{with_prefix:?}"));
+}
+
+#[test]
+fn every_value_reaches_its_setting() {
+    let vars = [
+        ("STREAMING_CLIENT_ID", "orders-1"),
+        ("STREAMING_TOPIC_PREFIX", "shop"),
+        ("STREAMING_CLOUDEVENTS_TYPE_PREFIX", "com.example"),
+        ("STREAMING_EVENT_POLICIES", "order.created.outbox=always"),
+        ("STREAMING_BATCH_LINGER_MS", "7"),
+        ("STREAMING_BATCH_MAX_BYTES", "2000"),
+        ("STREAMING_MAX_BUFFERED_RECORDS", "11"),
+        ("STREAMING_MAX_RECORD_BYTES", "5000"),
+        ("STREAMING_COMPRESSION", "ZSTD"),
+        ("STREAMING_RECORD_RETRIES", "3"),
+        ("STREAMING_RECORD_DELIVERY_TIMEOUT_S", "12"),
+        ("STREAMING_DIRECT_TIMEOUT_MS", "900"),
+        ("STREAMING_CLOSE_TIMEOUT_S", "13"),
+        ("STREAMING_CB_FAILURE_RATIO", "0.25"),
+        ("STREAMING_CB_MIN_REQUESTS", "21"),
+        ("STREAMING_CB_TIMEOUT_S", "14"),
+        ("STREAMING_REQUIRED_ACKS", "all"),
+    ];
+    let config = Config::from_vars(ENABLED.into_iter().chain(vars)).unwrap();
+    assert_eq!(config.brokers, ["a:1", "b:2"]);
+    assert_eq!(config.source().unwrap().as_str(), "//shop/orders");
+    assert_eq!(config.client_id, "orders-1");
+    assert_eq!(config.naming, Naming::new("shop").with_type_prefix("com.example"));
+    assert_eq!(config.policies, "order.created.outbox=always".parse().unwrap());
+    assert_eq!(config.linger, Duration::from_millis(7));
+    assert_eq!((config.batch_max_bytes, config.max_buffered_records, config.max_record_bytes), (2000, 11, 5000));
+    assert_eq!((config.compression, config.record_retries), (Compression::Zstd, 3));
+    assert_eq!(config.delivery_timeout, Duration::from_secs(12));
+    assert_eq!(config.direct_timeout, Duration::from_millis(900));
+    assert_eq!(config.close_timeout, Duration::from_secs(13));
+    let breaker = BreakerConfig { failure_ratio: 0.25, min_requests: 21, open_time: Duration::from_secs(14) };
+    assert_eq!(config.breaker, breaker);
+}
+
+#[test]
+fn all_faults_are_told_at_once_each_with_its_variable_and_value() {
+    let text = fault(&[
+        ("STREAMING_COMPRESSION", "zip"),
+        ("STREAMING_BATCH_LINGER_MS", "-1"),
+        ("STREAMING_REQUIRED_ACKS", "leader"),
+    ]);
+    for part in ["STREAMING_COMPRESSION=`zip`", "STREAMING_BATCH_LINGER_MS=`-1`", "STREAMING_REQUIRED_ACKS=`leader`"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn enabled_without_brokers_or_source_is_an_error_and_disabled_is_not() {
+    let error = Config::from_vars([("STREAMING_ENABLED", "true")]).unwrap_err().to_string();
+    assert!(
+        error.contains("STREAMING_BROKERS is missing") && error.contains("STREAMING_CLOUDEVENTS_SOURCE is missing"),
+        "{error}"
+    );
+    assert!(!Config::from_vars([("STREAMING_ENABLED", "false")]).unwrap().is_enabled());
+    assert!(!Config::from_vars::<&str, &str>([]).unwrap().is_enabled());
+}
+
+#[test]
+fn an_empty_variable_and_other_peoples_variables_count_as_not_set() {
+    let config = Config::from_vars(ENABLED.into_iter().chain([("STREAMING_CLIENT_ID", ""), ("HOME", "/")])).unwrap();
+    assert_eq!(config.client_id, "tidings");
+}
+
+#[test]
+fn policies_that_cannot_be_read_name_their_variable() {
+    assert!(
+        fault(&[("STREAMING_EVENT_POLICIES", "nonsense")])
+            .contains("STREAMING_EVENT_POLICIES: policy entry `nonsense`")
+    );
+}
+
+proptest! {
+    #[test]
+    fn reading_never_panics(values in proptest::collection::vec(".{0,40}", 25)) {
+        let names = names_in_code();
+        let _ = Config::from_vars(names.into_iter().zip(values));
+    }
+}

@@ -1,0 +1,240 @@
+//! The trait that services hold.
+
+use std::sync::Arc;
+
+use crate::BoxFuture;
+use crate::error::Result;
+use crate::event::{EmitRequest, EventId};
+use crate::tx::{AsTx, Tx};
+
+pub(crate) mod noop;
+pub(crate) mod switch;
+
+/// Emits domain events. Services hold an `Arc<dyn Emitter>`: the [`Producer`](crate::Producer) in production, a
+/// [`NoopEmitter`](crate::NoopEmitter) where streaming is off, a `MockEmitter` in unit tests.
+///
+/// *Accepted* is an event whose emit returned `Ok`, or whose transaction committed. Events of one partition key reach
+/// the topic in the order in which they were accepted. The second event of a key comes after the first if its emit began
+/// when that of the first had returned, if both are in one batch, or if their transactions serialise on the key (by a
+/// row lock, say). Concurrent emits of one key have no order to keep.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::Arc;
+/// use tidings::{EmitRequest, Emitter};
+///
+/// struct Orders { emitter: Arc<dyn Emitter> }
+///
+/// impl Orders {
+///     async fn place(&self, order: &str) -> tidings::Result<()> {
+///         let request = EmitRequest::new("order.created").subject(order.to_owned()).json(&serde_json::json!({"order": order}))?;
+///         self.emitter.emit(request).await?;
+///         Ok(())
+///     }
+/// }
+/// ```
+pub trait Emitter: std::fmt::Debug + Send + Sync + 'static {
+    /// Emits one event by its delivery policy.
+    ///
+    /// # Errors
+    ///
+    /// A [caller error](crate::Error::is_caller_error) if the request is at fault: then nothing was sent. Otherwise the
+    /// event could be neither published nor stored. If the error is retryable, emit again
+    /// [with the same id](EmitRequest::id).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it completes, the event is not accepted, but may arrive all the same.
+    fn emit(&self, request: EmitRequest) -> BoxFuture<'_, Result<Receipt>>;
+
+    /// Emits several events; the results are in the order of the requests.
+    ///
+    /// Events of one key keep their order: once one of them fails, those behind it in the batch fail too.
+    ///
+    /// # Cancel safety
+    ///
+    /// As of [`emit`](Self::emit), for each event.
+    fn emit_batch(&self, requests: Vec<EmitRequest>) -> BoxFuture<'_, Vec<Result<Receipt>>>;
+
+    /// Emits events in the caller's transaction, all or none: they exist exactly if it commits, and go by the outbox
+    /// whatever their policy. Callers use [`EmitterExt::emit_in`].
+    ///
+    /// # Errors
+    ///
+    /// A [caller error](crate::Error::is_caller_error) if a request or the transaction is at fault: no statement was
+    /// run, and the transaction can still be used. [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database
+    /// failed: roll back.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it completes, the statement may have run: roll back.
+    fn append<'a>(&'a self, tx: Tx<'a>, requests: Vec<EmitRequest>) -> BoxFuture<'a, Result<Vec<Receipt>>>;
+
+    /// Asks broker and database whether they serve, within two seconds.
+    fn health(&self) -> BoxFuture<'_, Health>;
+
+    /// Refuses new emits, and waits for those under way. Closing again does nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) if events were still in flight after the close timeout.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it completes, the emitter is closed, and nobody waits for what is in flight.
+    fn close(&self) -> BoxFuture<'_, Result<()>>;
+}
+
+/// What callers of an [`Emitter`] see beside its own methods.
+pub trait EmitterExt: Emitter {
+    /// Emits one event in the caller's transaction: it exists exactly if that commits.
+    ///
+    /// `tx` is a transaction or connection of sqlx's, of the database that has the outbox, or a unit of work of your own
+    /// that is [`AsTx`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Emitter::append`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use tidings::{EmitRequest, Emitter, EmitterExt};
+    ///
+    /// # async fn example(emitter: &dyn Emitter, pool: &sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut tx = pool.begin().await?;
+    /// sqlx::query("insert into orders (id) values ('order-17')").execute(&mut *tx).await?;
+    /// emitter.emit_in(&mut tx, EmitRequest::new("order.created").subject("order-17").payload("{}")).await?;
+    /// tx.commit().await?;
+    /// # Ok(()) }
+    /// ```
+    fn emit_in<'a>(&'a self, tx: &'a mut impl AsTx, request: EmitRequest) -> BoxFuture<'a, Result<Receipt>> {
+        let appended = self.append(tx.as_tx(), vec![request]);
+        Box::pin(async move {
+            let receipts = appended.await?;
+            // `append` has one receipt for each request.
+            Ok(receipts.into_iter().next().expect("one request, one receipt"))
+        })
+    }
+
+    /// Emits several events in the caller's transaction, all or none.
+    ///
+    /// # Errors
+    ///
+    /// See [`Emitter::append`].
+    fn emit_all_in<'a>(
+        &'a self,
+        tx: &'a mut impl AsTx,
+        requests: Vec<EmitRequest>,
+    ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
+        self.append(tx.as_tx(), requests)
+    }
+}
+
+impl<E: Emitter + ?Sized> EmitterExt for E {}
+
+/// Forwards to what a pointer points to.
+macro_rules! forward {
+    ($pointer:ident) => {
+        #[deny(clippy::missing_trait_methods)]
+        impl<E: Emitter + ?Sized> Emitter for $pointer<E> {
+            fn emit(&self, request: EmitRequest) -> BoxFuture<'_, Result<Receipt>> {
+                (**self).emit(request)
+            }
+
+            fn emit_batch(&self, requests: Vec<EmitRequest>) -> BoxFuture<'_, Vec<Result<Receipt>>> {
+                (**self).emit_batch(requests)
+            }
+
+            fn append<'a>(&'a self, tx: Tx<'a>, requests: Vec<EmitRequest>) -> BoxFuture<'a, Result<Vec<Receipt>>> {
+                (**self).append(tx, requests)
+            }
+
+            fn health(&self) -> BoxFuture<'_, Health> {
+                (**self).health()
+            }
+
+            fn close(&self) -> BoxFuture<'_, Result<()>> {
+                (**self).close()
+            }
+        }
+    };
+}
+
+forward!(Arc);
+forward!(Box);
+
+/// What became of an accepted event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Receipt {
+    /// The event's identity, its `ce_id`.
+    pub event_id: EventId,
+    /// Where the event is.
+    pub outcome: Outcome,
+}
+
+/// Where an accepted event is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// On the topic, acknowledged by all replicas in sync.
+    #[non_exhaustive]
+    Published {
+        /// The topic.
+        topic: Arc<str>,
+        /// The partition.
+        partition: i32,
+        /// The offset in the partition.
+        offset: i64,
+    },
+    /// In the outbox; the relay will publish it. An event emitted in a transaction is there only if that commits.
+    #[non_exhaustive]
+    Stored {
+        /// The lane of its key.
+        lane: u16,
+        /// Its number in the lane.
+        sequence: i64,
+        /// Why it is there.
+        reason: StoredReason,
+    },
+    /// Nowhere: its policy, or all of streaming, is disabled.
+    Disabled,
+}
+
+/// Why an event went to the outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StoredReason {
+    /// Its policy says so.
+    Policy,
+    /// It was emitted in a transaction.
+    Transaction,
+    /// An older event of its lane is in the outbox, and it must not overtake it.
+    LaneSpilled,
+    /// The breaker is open.
+    CircuitOpen,
+    /// The broker did not take it, or did not say so in time.
+    PublishFailed,
+}
+
+/// How an emitter is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Health {
+    /// All is well.
+    Healthy,
+    /// Events are accepted, but not everything is well.
+    #[non_exhaustive]
+    Degraded {
+        /// What is not.
+        reasons: Vec<String>,
+    },
+    /// Events are not accepted.
+    #[non_exhaustive]
+    Down {
+        /// Why.
+        reasons: Vec<String>,
+    },
+}

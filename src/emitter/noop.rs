@@ -1,0 +1,78 @@
+//! The emitter for where streaming is off.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Emitter, Health, Outcome, Receipt};
+use crate::BoxFuture;
+use crate::catalog::Catalog;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::EmitRequest;
+use crate::tx::Tx;
+
+/// Checks requests against the catalog, and emits nothing.
+///
+/// What a producer would refuse for the caller's fault it refuses too, so switching streaming on brings no surprise.
+///
+/// # Examples
+///
+/// ```
+/// use tidings::{Catalog, EmitRequest, Emitter, EventDefinition, NoopEmitter, Outcome};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> tidings::Result<()> {
+/// let emitter = NoopEmitter::new(Catalog::new([EventDefinition::new("order.created", "order", "created")])?);
+/// let receipt = emitter.emit(EmitRequest::new("order.created").payload("{}")).await?;
+/// assert_eq!(receipt.outcome, Outcome::Disabled);
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct NoopEmitter {
+    catalog: Catalog,
+    closed: AtomicBool,
+}
+
+impl NoopEmitter {
+    /// An emitter for the events of this catalog.
+    #[must_use]
+    pub fn new(catalog: Catalog) -> Self {
+        Self { catalog, closed: AtomicBool::new(false) }
+    }
+
+    fn accept(&self, request: EmitRequest) -> Result<Receipt> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(closed());
+        }
+        let (_, event) = self.catalog.accept(request)?;
+        Ok(Receipt { event_id: event.id, outcome: Outcome::Disabled })
+    }
+}
+
+/// The error of every emitter that was closed.
+pub(crate) fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the emitter was closed")
+}
+
+impl Emitter for NoopEmitter {
+    fn emit(&self, request: EmitRequest) -> BoxFuture<'_, Result<Receipt>> {
+        Box::pin(std::future::ready(self.accept(request)))
+    }
+
+    fn emit_batch(&self, requests: Vec<EmitRequest>) -> BoxFuture<'_, Vec<Result<Receipt>>> {
+        Box::pin(std::future::ready(requests.into_iter().map(|request| self.accept(request)).collect()))
+    }
+
+    fn append<'a>(&'a self, _: Tx<'a>, requests: Vec<EmitRequest>) -> BoxFuture<'a, Result<Vec<Receipt>>> {
+        Box::pin(std::future::ready(requests.into_iter().map(|request| self.accept(request)).collect()))
+    }
+
+    fn health(&self) -> BoxFuture<'_, Health> {
+        let closed = self.closed.load(Ordering::Acquire);
+        let health =
+            if closed { Health::Down { reasons: vec!["the emitter was closed".into()] } } else { Health::Healthy };
+        Box::pin(std::future::ready(health))
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        self.closed.store(true, Ordering::Release);
+        Box::pin(std::future::ready(Ok(())))
+    }
+}

@@ -1,0 +1,252 @@
+//! The one public error.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+
+use crate::event::EventId;
+
+/// What a fallible operation of this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an operation failed.
+///
+/// The type is opaque: act on [`kind`](Self::kind) and on the two questions most callers have,
+/// [`is_caller_error`](Self::is_caller_error) and [`is_retryable`](Self::is_retryable). The text names what was
+/// wrong and what to do, and never carries credentials. The cause, if there is one, is in
+/// [`source`](StdError::source).
+///
+/// # Examples
+///
+/// ```
+/// use tidings::{Catalog, EmitRequest, Emitter, ErrorKind, EventDefinition, NoopEmitter};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> tidings::Result<()> {
+/// let emitter = NoopEmitter::new(Catalog::new([EventDefinition::new("order.created", "order", "created")])?);
+/// let error = emitter.emit(EmitRequest::new("order.creatd")).await.unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::UnknownEvent);
+/// assert!(error.is_caller_error());
+/// # Ok(()) }
+/// ```
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: Cow<'static, str>,
+    event_id: Option<EventId>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// The kinds of [`Error`]. Their names, from [`as_str`](Self::as_str), are stable and fit for a metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A setting is missing, can't be read, or contradicts another.
+    InvalidConfig,
+    /// An event definition, or the catalog of them, breaks a rule.
+    InvalidDefinition,
+    /// A delivery policy can't be read, or leaves an event no way to be delivered.
+    InvalidPolicy,
+    /// The catalog has no event of that key.
+    UnknownEvent,
+    /// A field of the request is missing, too long, or has characters that it may not have.
+    InvalidEvent,
+    /// The payload is not what the content type of the event says.
+    InvalidPayload,
+    /// The record would be larger than the broker accepts.
+    TooLarge,
+    /// A transactional emit was given a connection that this emitter's outbox can't write to.
+    UnsupportedTransaction,
+    /// The emitter was closed.
+    Closed,
+    /// The breaker is open and the event may not, or can't, go to an outbox.
+    CircuitOpen,
+    /// An older event of the same lane waits in the outbox, and the policy of this one forbids to store it behind.
+    LaneSpilled,
+    /// No broker could be reached, or it answered that it can't serve now.
+    BrokerUnavailable,
+    /// The broker did not answer in time: the event may or may not be on the topic.
+    Timeout,
+    /// The broker throttles, or the client's queue stayed full.
+    Overloaded,
+    /// The broker does not let this client do that, or does not know it.
+    Unauthorized,
+    /// The topic does not exist and was not created.
+    UnknownTopic,
+    /// The broker refused this record for what it is.
+    RecordRejected,
+    /// The client broke down in a way that it can't recover from; a new one is needed.
+    ClientFailed,
+    /// The outbox's database failed.
+    Storage,
+    /// The outbox's tables are missing, or those of another version of this library.
+    Schema,
+}
+
+impl ErrorKind {
+    /// The stable name, in snake case.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidConfig => "invalid_config",
+            Self::InvalidDefinition => "invalid_definition",
+            Self::InvalidPolicy => "invalid_policy",
+            Self::UnknownEvent => "unknown_event",
+            Self::InvalidEvent => "invalid_event",
+            Self::InvalidPayload => "invalid_payload",
+            Self::TooLarge => "too_large",
+            Self::UnsupportedTransaction => "unsupported_transaction",
+            Self::Closed => "closed",
+            Self::CircuitOpen => "circuit_open",
+            Self::LaneSpilled => "lane_spilled",
+            Self::BrokerUnavailable => "broker_unavailable",
+            Self::Timeout => "timeout",
+            Self::Overloaded => "overloaded",
+            Self::Unauthorized => "unauthorized",
+            Self::UnknownTopic => "unknown_topic",
+            Self::RecordRejected => "record_rejected",
+            Self::ClientFailed => "client_failed",
+            Self::Storage => "storage",
+            Self::Schema => "schema",
+        }
+    }
+
+    /// Whether the fault lies in what the caller passed, so that the same call fails again.
+    #[must_use]
+    pub fn is_caller_error(self) -> bool {
+        matches!(
+            self,
+            Self::InvalidConfig
+                | Self::InvalidDefinition
+                | Self::InvalidPolicy
+                | Self::UnknownEvent
+                | Self::InvalidEvent
+                | Self::InvalidPayload
+                | Self::TooLarge
+                | Self::UnsupportedTransaction
+        )
+    }
+
+    /// Whether the same call may succeed later, unchanged.
+    #[must_use]
+    pub fn is_retryable(self) -> bool {
+        self.is_broker_health() || matches!(self, Self::CircuitOpen | Self::LaneSpilled | Self::Storage)
+    }
+
+    /// Whether the failure says something about the broker rather than about one event.
+    ///
+    /// Only these failures count for the breaker and send an event to the outbox.
+    pub(crate) fn is_broker_health(self) -> bool {
+        matches!(self, Self::BrokerUnavailable | Self::Timeout | Self::Overloaded | Self::ClientFailed)
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Error {
+    /// The kind, to act upon.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// See [`ErrorKind::is_caller_error`].
+    #[must_use]
+    pub fn is_caller_error(&self) -> bool {
+        self.0.kind.is_caller_error()
+    }
+
+    /// See [`ErrorKind::is_retryable`]. A retry should carry the same [`event_id`](Self::event_id): then a duplicate
+    /// can be recognised.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        self.0.kind.is_retryable()
+    }
+
+    /// The id of the event that failed, if the emit came so far that it had one.
+    #[must_use]
+    pub fn event_id(&self) -> Option<&EventId> {
+        self.0.event_id.as_ref()
+    }
+
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Inner { kind, message: message.into(), event_id: None, source: None }))
+    }
+
+    pub(crate) fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    pub(crate) fn with_event_id(mut self, id: EventId) -> Self {
+        self.0.event_id = Some(id);
+        self
+    }
+
+    /// A failure of the outbox's database while `doing` something.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn storage(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+        move |source| {
+            Self::new(ErrorKind::Storage, format!("the outbox's database failed while {doing}")).with_source(source)
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Error");
+        out.field("kind", &self.0.kind).field("message", &self.0.message);
+        if let Some(id) = &self.0.event_id {
+            out.field("event_id", id);
+        }
+        if let Some(source) = &self.0.source {
+            out.field("source", source);
+        }
+        out.finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_ref().map(|source| &**source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_the_callers_or_retryable_but_never_both() {
+        for kind in [
+            ErrorKind::InvalidConfig,
+            ErrorKind::InvalidEvent,
+            ErrorKind::TooLarge,
+            ErrorKind::UnsupportedTransaction,
+            ErrorKind::Closed,
+            ErrorKind::CircuitOpen,
+            ErrorKind::Timeout,
+            ErrorKind::Unauthorized,
+            ErrorKind::Storage,
+        ] {
+            assert!(!(kind.is_caller_error() && kind.is_retryable()), "{kind}");
+        }
+    }
+
+    #[test]
+    fn the_cause_is_in_source_and_not_in_the_text() {
+        let error = Error::new(ErrorKind::Storage, "the insert failed").with_source(std::io::Error::other("disk full"));
+        assert_eq!(error.to_string(), "the insert failed");
+        assert_eq!(StdError::source(&error).unwrap().to_string(), "disk full");
+    }
+}

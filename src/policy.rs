@@ -1,0 +1,434 @@
+//! How an event is delivered: the policy, what may change it, and the grammar of `STREAMING_EVENT_POLICIES`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::attribute;
+
+/// How the events of one definition are delivered.
+///
+/// Effective is what the definition says, then what `STREAMING_EVENT_POLICIES` says, then what the request says.
+///
+/// # Examples
+///
+/// ```
+/// use tidings::{DeliveryPolicy, OutboxMode};
+///
+/// let policy = DeliveryPolicy::default().with_outbox(OutboxMode::Always);
+/// assert_eq!(policy.to_string(), "enabled:true,direct:direct,outbox:always,dlq:on_routable_failure");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct DeliveryPolicy {
+    pub(crate) enabled: bool,
+    pub(crate) direct: DirectMode,
+    pub(crate) outbox: OutboxMode,
+    pub(crate) dlq: DlqMode,
+}
+
+impl Default for DeliveryPolicy {
+    /// Enabled, direct, with the outbox as fallback, and dead-lettered on a routable failure.
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            direct: DirectMode::Direct,
+            outbox: OutboxMode::Fallback,
+            dlq: DlqMode::OnRoutableFailure,
+        }
+    }
+}
+
+impl DeliveryPolicy {
+    /// Sets whether the event is delivered at all. Defaults to true.
+    pub fn with_enabled(mut self, enabled: bool) -> Self {
+        self.enabled = enabled;
+        self
+    }
+
+    /// Sets whether the event may be published directly. Defaults to [`DirectMode::Direct`].
+    pub fn with_direct(mut self, direct: DirectMode) -> Self {
+        self.direct = direct;
+        self
+    }
+
+    /// Sets when the event goes to the outbox. Defaults to [`OutboxMode::Fallback`].
+    pub fn with_outbox(mut self, outbox: OutboxMode) -> Self {
+        self.outbox = outbox;
+        self
+    }
+
+    /// Sets when the event goes to its dead-letter topic. Defaults to [`DlqMode::OnRoutableFailure`].
+    pub fn with_dlq(mut self, dlq: DlqMode) -> Self {
+        self.dlq = dlq;
+        self
+    }
+
+    /// Whether the event is delivered at all.
+    #[must_use]
+    pub fn enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// Whether the event may be published directly.
+    #[must_use]
+    pub fn direct(&self) -> DirectMode {
+        self.direct
+    }
+
+    /// When the event goes to the outbox.
+    #[must_use]
+    pub fn outbox(&self) -> OutboxMode {
+        self.outbox
+    }
+
+    /// When the event goes to its dead-letter topic.
+    #[must_use]
+    pub fn dlq(&self) -> DlqMode {
+        self.dlq
+    }
+
+    /// Whether every event goes by the outbox.
+    pub(crate) fn always_stored(&self) -> bool {
+        matches!(self.outbox, OutboxMode::Always | OutboxMode::Journaled)
+    }
+
+    /// This policy with what `change` says.
+    pub(crate) fn overridden(mut self, change: &PolicyOverride) -> Self {
+        self.enabled = change.enabled.unwrap_or(self.enabled);
+        self.direct = change.direct.unwrap_or(self.direct);
+        self.outbox = change.outbox.unwrap_or(self.outbox);
+        self.dlq = change.dlq.unwrap_or(self.dlq);
+        self
+    }
+
+    /// Checks that an enabled event has a way to be delivered.
+    pub(crate) fn check(&self, key: &str, has_outbox: bool) -> Result<()> {
+        if !self.enabled {
+            return Ok(());
+        }
+        let fault = if self.always_stored() && !has_outbox {
+            "stores every event in an outbox, and none is configured: give the producer one, or choose another `outbox` mode"
+        } else if self.direct == DirectMode::Skip && !self.always_stored() {
+            "leaves it no way to be delivered: `direct=skip` needs `outbox=always`"
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::InvalidPolicy, format!("the policy of `{key}` ({self}) {fault}")))
+    }
+}
+
+impl fmt::Display for DeliveryPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "enabled:{},direct:{},outbox:{},dlq:{}", self.enabled, self.direct, self.outbox, self.dlq)
+    }
+}
+
+/// Defines a mode of the policy with the names it has in the environment.
+macro_rules! mode {
+    ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $text:literal $(| $synonym:literal)*,)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum $name { $($(#[$variant_meta])* $variant,)+ }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$variant => $text,)+ })
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Error;
+
+            /// Reads the name, in any case.
+            fn from_str(text: &str) -> Result<Self> {
+                match text.to_ascii_lowercase().as_str() {
+                    $($text $(| $synonym)* => Ok(Self::$variant),)+
+                    _ => Err(Error::new(
+                        ErrorKind::InvalidPolicy,
+                        format!("`{text}` is not one of {}", [$($text),+].join(", ")),
+                    )),
+                }
+            }
+        }
+    };
+}
+
+mode! {
+    /// Whether an event may be published directly.
+    DirectMode {
+        /// Publish directly, as long as that keeps the order of the key.
+        Direct = "direct",
+        /// Never publish directly.
+        Skip = "skip",
+    }
+}
+
+mode! {
+    /// When an event goes to the outbox.
+    OutboxMode {
+        /// Only if it is emitted inside a transaction. An event that can't be published directly is an error.
+        Never = "never",
+        /// If the broker can't take it now, or an older event of its lane waits in the outbox.
+        Fallback = "fallback" | "fallback_on_circuit_open",
+        /// Like [`Always`](Self::Always): the row is the promise. (That it is also sent at once from memory is not built
+        /// yet: the relay sends it.)
+        Journaled = "journaled",
+        /// Always; the relay publishes it.
+        Always = "always",
+    }
+}
+
+mode! {
+    /// When an event goes to its dead-letter topic.
+    DlqMode {
+        /// Never: a refused event is an error and nothing else.
+        Never = "never",
+        /// If the broker refuses this event, rather than being unable to serve.
+        OnRoutableFailure = "on_routable_failure",
+    }
+}
+
+/// What an operator or a request changes about a policy; what is not set stays as it is.
+///
+/// # Examples
+///
+/// ```
+/// use tidings::{OutboxMode, PolicyOverride};
+///
+/// let change = PolicyOverride::default().with_outbox(OutboxMode::Always);
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[must_use]
+pub struct PolicyOverride {
+    enabled: Option<bool>,
+    direct: Option<DirectMode>,
+    outbox: Option<OutboxMode>,
+    dlq: Option<DlqMode>,
+}
+
+impl PolicyOverride {
+    /// Sets whether the event is delivered at all.
+    pub fn with_enabled(mut self, enabled: bool) -> Self {
+        self.enabled = Some(enabled);
+        self
+    }
+
+    /// Sets whether the event may be published directly.
+    pub fn with_direct(mut self, direct: DirectMode) -> Self {
+        self.direct = Some(direct);
+        self
+    }
+
+    /// Sets when the event goes to the outbox.
+    pub fn with_outbox(mut self, outbox: OutboxMode) -> Self {
+        self.outbox = Some(outbox);
+        self
+    }
+
+    /// Sets when the event goes to its dead-letter topic.
+    pub fn with_dlq(mut self, dlq: DlqMode) -> Self {
+        self.dlq = Some(dlq);
+        self
+    }
+}
+
+/// The policy of one definition as compiled: what the service and the operator say, and whether a request may enable it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EffectivePolicy {
+    policy: DeliveryPolicy,
+    disabled_by_operator: bool,
+    has_outbox: bool,
+}
+
+impl EffectivePolicy {
+    /// Merges the definition's policy and the operator's change, and checks the result, not the steps.
+    pub(crate) fn compile(
+        key: &str,
+        definition: DeliveryPolicy,
+        operator: &PolicyOverride,
+        has_outbox: bool,
+    ) -> Result<Self> {
+        let mut policy = definition.overridden(operator);
+        // Fallback is the default, so a producer without an outbox is not an error: the event just has no fallback.
+        if policy.outbox == OutboxMode::Fallback && !has_outbox {
+            policy.outbox = OutboxMode::Never;
+        }
+        policy.check(key, has_outbox)?;
+        Ok(Self { policy, disabled_by_operator: operator.enabled == Some(false), has_outbox })
+    }
+
+    /// The policy for one request.
+    pub(crate) fn for_request(&self, key: &str, request: &PolicyOverride) -> Result<DeliveryPolicy> {
+        if *request == PolicyOverride::default() {
+            return Ok(self.policy);
+        }
+        let mut policy = self.policy.overridden(request);
+        policy.enabled &= !self.disabled_by_operator;
+        policy.check(key, self.has_outbox)?;
+        Ok(policy)
+    }
+}
+
+/// The operator's changes to policies, by definition key: the value of `STREAMING_EVENT_POLICIES`.
+///
+/// The grammar: entries apart by `,`, `;` or a new line; each is `key.attribute=value`, the attribute behind the last
+/// dot being one of `enabled` (`true`, `1`, `yes`, `false`, `0`, `no`), `direct`, `outbox` and `dlq`. Case and the order
+/// of entries don't matter; the same attribute of the same key twice is an error.
+///
+/// # Examples
+///
+/// ```
+/// use tidings::PolicyOverrides;
+///
+/// let overrides: PolicyOverrides = "order.created.outbox=always; payment.failed.enabled=false".parse()?;
+/// assert_eq!(overrides.keys().collect::<Vec<_>>(), ["order.created", "payment.failed"]);
+/// # Ok::<(), tidings::Error>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PolicyOverrides(BTreeMap<String, PolicyOverride>);
+
+impl PolicyOverrides {
+    /// More entries than anyone writes by hand; keeps a runaway template from becoming a start-up that takes minutes.
+    const MAX_ENTRIES: usize = 1024;
+
+    /// The keys that have a change, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// The change for `key`, empty if there is none.
+    pub(crate) fn get(&self, key: &str) -> PolicyOverride {
+        self.0.get(key).copied().unwrap_or_default()
+    }
+}
+
+impl FromStr for PolicyOverrides {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut overrides: BTreeMap<String, PolicyOverride> = BTreeMap::new();
+        let entries = text.split([',', ';', '\n']).map(str::trim).filter(|entry| !entry.is_empty());
+        for (count, entry) in entries.enumerate() {
+            let fault = |why: String| Error::new(ErrorKind::InvalidPolicy, format!("policy entry `{entry}`: {why}"));
+            if count == Self::MAX_ENTRIES {
+                return Err(fault(format!("more than {} entries", Self::MAX_ENTRIES)));
+            }
+            let (path, value) = entry.split_once('=').ok_or_else(|| fault("expected `key.attribute=value`".into()))?;
+            let (key, attribute) =
+                path.trim().rsplit_once('.').ok_or_else(|| fault("expected `key.attribute` before the `=`".into()))?;
+            attribute::check("key", key, attribute::MAX_KEY_BYTES, ErrorKind::InvalidPolicy)
+                .map_err(|error| fault(error.to_string()))?;
+            let (attribute, value) = (attribute.trim().to_ascii_lowercase(), value.trim());
+            let change = overrides.entry(key.to_owned()).or_default();
+            let repeated = match attribute.as_str() {
+                "enabled" => change.enabled.replace(parse_bool(value).map_err(fault)?).is_some(),
+                "direct" => {
+                    change.direct.replace(value.parse().map_err(|error: Error| fault(error.to_string()))?).is_some()
+                }
+                "outbox" => {
+                    change.outbox.replace(value.parse().map_err(|error: Error| fault(error.to_string()))?).is_some()
+                }
+                "dlq" => change.dlq.replace(value.parse().map_err(|error: Error| fault(error.to_string()))?).is_some(),
+                other => return Err(fault(format!("`{other}` is not one of enabled, direct, outbox, dlq"))),
+            };
+            if repeated {
+                return Err(fault(format!("`{attribute}` of `{key}` is set twice")));
+            }
+        }
+        Ok(Self(overrides))
+    }
+}
+
+/// Reads a truth value as the environment writes them.
+pub(crate) fn parse_bool(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" => Ok(true),
+        "false" | "0" | "no" => Ok(false),
+        _ => Err(format!("`{text}` is not one of true, 1, yes, false, 0, no")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn compile(definition: DeliveryPolicy, operator: &str, has_outbox: bool) -> Result<EffectivePolicy> {
+        let operator: PolicyOverrides = operator.parse()?;
+        EffectivePolicy::compile("e", definition, &operator.get("e"), has_outbox)
+    }
+
+    #[test]
+    fn the_request_wins_over_the_operator_who_wins_over_the_definition() {
+        let definition = DeliveryPolicy::default().with_dlq(DlqMode::Never);
+        let effective = compile(definition, "e.outbox=always", true).unwrap();
+        let none = effective.for_request("e", &PolicyOverride::default()).unwrap();
+        assert_eq!((none.outbox, none.dlq), (OutboxMode::Always, DlqMode::Never));
+        let request = PolicyOverride::default().with_outbox(OutboxMode::Never);
+        assert_eq!(effective.for_request("e", &request).unwrap().outbox, OutboxMode::Never);
+    }
+
+    #[test]
+    fn a_request_cannot_lift_what_the_operator_disabled() {
+        let enable = PolicyOverride::default().with_enabled(true);
+        let by_operator = compile(DeliveryPolicy::default(), "e.enabled=false", true).unwrap();
+        assert!(!by_operator.for_request("e", &enable).unwrap().enabled);
+        let by_definition = compile(DeliveryPolicy::default().with_enabled(false), "", true).unwrap();
+        assert!(by_definition.for_request("e", &enable).unwrap().enabled);
+    }
+
+    #[test]
+    fn a_policy_without_a_way_to_deliver_is_refused_unless_disabled() {
+        let kind = |result: Result<EffectivePolicy>| result.unwrap_err().kind();
+        assert_eq!(kind(compile(DeliveryPolicy::default(), "e.direct=skip", true)), ErrorKind::InvalidPolicy);
+        assert_eq!(kind(compile(DeliveryPolicy::default(), "e.outbox=always", false)), ErrorKind::InvalidPolicy);
+        assert!(compile(DeliveryPolicy::default(), "e.direct=skip, e.enabled=false", true).is_ok());
+        assert!(compile(DeliveryPolicy::default(), "e.direct=skip, e.outbox=always", true).is_ok());
+        assert!(compile(DeliveryPolicy::default(), "", false).is_ok());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_that_names_the_entry() {
+        for text in [
+            "e",
+            "e=1",
+            "e.enabled=perhaps",
+            "e.outbox=sometimes",
+            "e.colour=red",
+            ".enabled=true",
+            "e.dlq=never,e.dlq=never",
+        ] {
+            let error = text.parse::<PolicyOverrides>().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidPolicy, "{text}");
+            assert!(error.to_string().contains("policy entry"), "{error}");
+        }
+    }
+
+    #[test]
+    fn modes_and_synonyms_are_read_in_any_case() {
+        let overrides: PolicyOverrides = "a.b.OUTBOX=Fallback_On_Circuit_Open\n a.b.Enabled = YES ;".parse().unwrap();
+        assert_eq!(
+            overrides.get("a.b"),
+            PolicyOverride::default().with_outbox(OutboxMode::Fallback).with_enabled(true)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn the_grammar_never_panics(text in ".{0,200}") {
+            let _ = text.parse::<PolicyOverrides>();
+        }
+
+        #[test]
+        fn the_order_of_entries_does_not_matter(mut entries in proptest::sample::subsequence(
+            vec!["a.x.enabled=no", "a.x.outbox=always", "a.direct=skip", "b.dlq=never", "b.outbox=never"], 0..=5)) {
+            let forward = entries.join(",").parse::<PolicyOverrides>().unwrap();
+            entries.reverse();
+            prop_assert_eq!(forward, entries.join("\n").parse::<PolicyOverrides>().unwrap());
+        }
+    }
+}

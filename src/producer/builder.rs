@@ -1,0 +1,120 @@
+//! Making a producer.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::fallback::Fallback;
+use super::{Connect, Producer, Role, Shared, Times, Transports};
+use crate::breaker::Breaker;
+use crate::catalog::Catalog;
+use crate::catalog::compiled::CompiledCatalog;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::in_flight::InFlight;
+use crate::naming::Naming;
+use crate::outbox::Outbox;
+use crate::transport::Transport;
+
+/// Makes a [`Producer`]; from [`Producer::builder`].
+#[derive(Debug)]
+#[must_use = "a builder makes nothing until it is built"]
+pub struct ProducerBuilder {
+    config: Config,
+    catalog: Catalog,
+    outbox: Option<Arc<dyn Outbox>>,
+    transport: Option<Arc<dyn Transport>>,
+    naming: Option<Naming>,
+}
+
+impl Producer {
+    /// Begins to make a producer for the events of `catalog`.
+    pub fn builder(config: Config, catalog: Catalog) -> ProducerBuilder {
+        ProducerBuilder { config, catalog, outbox: None, transport: None, naming: None }
+    }
+}
+
+impl ProducerBuilder {
+    /// Sets the outbox: where events go that can't be published now, and those emitted in a transaction. Defaults to none.
+    pub fn with_outbox(mut self, outbox: impl Outbox) -> Self {
+        self.outbox = Some(Arc::new(outbox));
+        self
+    }
+
+    /// Sets the transport of both the direct path and the relay. Defaults to Kafka clients as configured.
+    pub fn with_transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = Some(transport);
+        self
+    }
+
+    /// Sets how topics and types are named. Defaults to what the configuration says.
+    pub fn with_naming(mut self, naming: Naming) -> Self {
+        self.naming = Some(naming);
+        self
+    }
+
+    /// Compiles the catalog, makes the client, and looks up how far the outbox is.
+    ///
+    /// The broker need not answer yet. The outbox's database must.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`], [`ErrorKind::InvalidDefinition`] or [`ErrorKind::InvalidPolicy`] if something is set
+    /// wrongly; [`ErrorKind::Schema`] if the outbox was not migrated; [`ErrorKind::Storage`] if its database fails.
+    pub async fn build(self) -> Result<Producer> {
+        let config = self.config;
+        let naming = self.naming.unwrap_or_else(|| config.naming.clone());
+        let catalog = CompiledCatalog::compile(
+            self.catalog,
+            config.source()?,
+            &naming,
+            &config.policies,
+            self.outbox.is_some(),
+            config.max_record_bytes,
+        )?;
+        let transports = match self.transport {
+            Some(transport) => Transports(Arc::new(move |_| Ok(Arc::clone(&transport)))),
+            None => Transports(kafka(&config)?),
+        };
+        let fallback = match self.outbox {
+            Some(outbox) => Some(Arc::new(Fallback::open(outbox).await?)),
+            None => None,
+        };
+        let times =
+            Times { direct: config.direct_timeout, delivery: config.delivery_timeout, close: config.close_timeout };
+        Ok(Producer(Arc::new(Shared {
+            catalog,
+            transport: transports.connect(Role::Direct)?,
+            transports,
+            breaker: Arc::new(Breaker::new(&config.breaker)),
+            fallback,
+            times,
+            closed: AtomicBool::new(false),
+            running: InFlight::default(),
+        })))
+    }
+}
+
+#[cfg(feature = "kafka")]
+fn kafka(config: &Config) -> Result<Arc<Connect>> {
+    use crate::transport::kafka::{KafkaTransport, config::client_config};
+
+    if config.brokers.is_empty() {
+        let message =
+            "streaming is enabled and there are no brokers: set STREAMING_BROKERS, or STREAMING_ENABLED=false";
+        return Err(Error::new(ErrorKind::InvalidConfig, message));
+    }
+    let (direct, relay) = (client_config(config, Role::Direct), client_config(config, Role::Relay));
+    Ok(Arc::new(move |role| {
+        let config = match role {
+            Role::Direct => &direct,
+            Role::Relay => &relay,
+        };
+        Ok(Arc::new(KafkaTransport::new(config)?) as Arc<dyn Transport>)
+    }))
+}
+
+#[cfg(not(feature = "kafka"))]
+fn kafka(_: &Config) -> Result<Arc<Connect>> {
+    let message = "this build has no Kafka client: enable the feature `kafka`, or give the producer a transport";
+    Err(Error::new(ErrorKind::InvalidConfig, message))
+}

@@ -1,0 +1,161 @@
+//! The direct way, and the choice between the two.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Producer, Shared};
+use crate::catalog::compiled::Resolved;
+use crate::emitter::{Outcome, Receipt, StoredReason};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::EmitRequest;
+use crate::outbox::lane;
+use crate::policy::OutboxMode;
+use crate::producer::fallback::Fallback;
+use crate::transport::{Delivery, Record, submit_when_room};
+
+/// How many keys of a batch are under way at a time.
+const BATCH_KEYS: usize = 256;
+
+impl Shared {
+    /// Takes an event the way that its policy, its lane and the broker allow.
+    pub(super) async fn deliver(&self, resolved: Resolved) -> Result<Receipt> {
+        let policy = resolved.policy;
+        if !policy.enabled() {
+            return Ok(Receipt { event_id: resolved.id, outcome: Outcome::Disabled });
+        }
+        // A policy that needs an outbox is refused at start if there is none.
+        let Some(fallback) = &self.fallback else {
+            return self.publish_or_fail(resolved).await;
+        };
+        if policy.always_stored() {
+            return fallback.store(resolved, StoredReason::Policy).await;
+        }
+        let lane = lane::of_key(&resolved.record.key, fallback.lanes);
+        match policy.outbox() {
+            OutboxMode::Fallback if fallback.is_spilled(lane).await => {
+                fallback.store(resolved, StoredReason::LaneSpilled).await
+            }
+            OutboxMode::Fallback => self.publish_or_store(resolved, fallback).await,
+            // It may not be stored behind the events that it must not overtake, so it waits for them.
+            _ if fallback.wait_until_settled(lane, self.times.direct).await => self.publish_or_fail(resolved).await,
+            _ => {
+                let message =
+                    "older events of the lane wait in the outbox, and the policy forbids to store this one behind them";
+                Err(Error::new(ErrorKind::LaneSpilled, message).with_event_id(resolved.id))
+            }
+        }
+    }
+
+    async fn publish_or_fail(&self, resolved: Resolved) -> Result<Receipt> {
+        if !self.breaker.permits() {
+            let message = "the breaker is open: the broker has failed too often, and is left alone for a while";
+            return Err(Error::new(ErrorKind::CircuitOpen, message).with_event_id(resolved.id));
+        }
+        match self.publish(&resolved.record, Instant::now() + self.times.delivery).await {
+            Ok(delivery) => Ok(published(resolved, delivery)),
+            Err(error) => Err(error.with_event_id(resolved.id)),
+        }
+    }
+
+    async fn publish_or_store(&self, resolved: Resolved, fallback: &Fallback) -> Result<Receipt> {
+        if !self.breaker.permits() {
+            return fallback.store(resolved, StoredReason::CircuitOpen).await;
+        }
+        match self.publish(&resolved.record, Instant::now() + self.times.direct).await {
+            Ok(delivery) => Ok(published(resolved, delivery)),
+            // It may have arrived all the same. It is stored under the same id: a possible duplicate, never a loss.
+            Err(error) if error.kind().is_broker_health() => {
+                tracing::debug!(%error, event_id = %resolved.id, "the broker did not take the event; it goes to the outbox");
+                fallback.store(resolved, StoredReason::PublishFailed).await
+            }
+            Err(error) => Err(error.with_event_id(resolved.id)),
+        }
+    }
+
+    /// Publishes a record, and waits for its acknowledgement until `deadline`.
+    ///
+    /// The breaker hears of every outcome, whether or not anyone still waits for it.
+    async fn publish(&self, record: &Record, deadline: Instant) -> Result<Delivery> {
+        let (sender, delivery) = oneshot::channel();
+        let breaker = Arc::clone(&self.breaker);
+        let on_delivery = Box::new(move |result: Result<Delivery>| {
+            match &result {
+                Ok(_) => breaker.on_success(),
+                Err(error) if error.kind().is_broker_health() => breaker.on_failure(),
+                Err(_) => {}
+            }
+            // Nobody waits any more if the emit was given up, or dropped.
+            let _ = sender.send(result);
+        });
+        if timeout_at(deadline, submit_when_room(&*self.transport, record, on_delivery)).await.is_err() {
+            self.breaker.on_failure();
+            return Err(Error::new(ErrorKind::Overloaded, "the client's queue stayed full; the event was not sent"));
+        }
+        match timeout_at(deadline, delivery).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => {
+                Err(Error::new(ErrorKind::ClientFailed, "the transport was dropped while the event was in flight"))
+            }
+            Err(_) => {
+                self.breaker.on_failure();
+                let message = "the broker did not confirm the event in time; it may or may not have it";
+                Err(Error::new(ErrorKind::Timeout, message))
+            }
+        }
+    }
+}
+
+fn published(resolved: Resolved, delivery: Delivery) -> Receipt {
+    let Delivery { partition, offset } = delivery;
+    Receipt { event_id: resolved.id, outcome: Outcome::Published { topic: resolved.record.topic, partition, offset } }
+}
+
+impl Producer {
+    /// The events of one key one after another, the keys side by side.
+    pub(super) async fn emit_many(&self, requests: Vec<EmitRequest>) -> Vec<Result<Receipt>> {
+        let mut results: Vec<Option<Result<Receipt>>> = Vec::new();
+        results.resize_with(requests.len(), || None);
+        let _running = match self.enter() {
+            Ok(running) => running,
+            Err(_) => return requests.iter().map(|_| Err(crate::emitter::noop::closed())).collect(),
+        };
+        let mut by_key: HashMap<_, Vec<(usize, Resolved)>> = HashMap::new();
+        for (index, request) in requests.into_iter().enumerate() {
+            match self.0.catalog.resolve(request) {
+                Ok(resolved) => by_key.entry(resolved.record.key.clone()).or_default().push((index, resolved)),
+                Err(error) => results[index] = Some(Err(error)),
+            }
+        }
+        let chains = by_key.into_values().map(|events| self.emit_in_turn(events));
+        let mut chains = futures_util::stream::iter(chains).buffer_unordered(BATCH_KEYS);
+        while let Some(chain) = chains.next().await {
+            for (index, result) in chain {
+                results[index] = Some(result);
+            }
+        }
+        // Each request was resolved or refused, and each resolved one is in one chain.
+        results.into_iter().map(|result| result.expect("every request has a result")).collect()
+    }
+
+    async fn emit_in_turn(&self, events: Vec<(usize, Resolved)>) -> Vec<(usize, Result<Receipt>)> {
+        let mut results = Vec::with_capacity(events.len());
+        let mut failed: Option<ErrorKind> = None;
+        for (index, resolved) in events {
+            let result = match failed {
+                None => self.0.deliver(resolved).await,
+                Some(kind) => {
+                    let message =
+                        "an earlier event of the same key in the batch failed, and this one must not overtake it";
+                    Err(Error::new(kind, message).with_event_id(resolved.id))
+                }
+            };
+            failed = failed.or(result.as_ref().err().map(Error::kind));
+            results.push((index, result));
+        }
+        results
+    }
+}

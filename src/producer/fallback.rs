@@ -1,0 +1,82 @@
+//! The way by the outbox.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::spill::Spills;
+use crate::catalog::compiled::Resolved;
+use crate::emitter::{Outcome, Receipt, StoredReason};
+use crate::error::{Error, ErrorKind, Result};
+use crate::outbox::{Outbox, Row};
+
+/// The outbox of a producer, and which of its lanes are spilled.
+#[derive(Debug)]
+pub(crate) struct Fallback {
+    pub(crate) outbox: Arc<dyn Outbox>,
+    pub(crate) lanes: u16,
+    pub(crate) spills: Spills,
+    /// When the lanes were last looked up.
+    looked_up: Mutex<Instant>,
+}
+
+/// How often a spilled lane is looked up in the outbox, in case a relay elsewhere has drained it. One small query.
+const LOOK_UP_EVERY: Duration = Duration::from_millis(100);
+
+impl Fallback {
+    pub(crate) async fn open(outbox: Arc<dyn Outbox>) -> Result<Self> {
+        let lanes = outbox.lanes().await?;
+        let spills = Spills::new(lanes);
+        spills.start_from(&outbox.heads().await?);
+        Ok(Self { outbox, lanes, spills, looked_up: Mutex::new(Instant::now()) })
+    }
+
+    /// Stores an event. Once this has returned, later events of the lane see that it is spilled.
+    pub(crate) async fn store(&self, resolved: Resolved, reason: StoredReason) -> Result<Receipt> {
+        let row = Row::new(resolved, self.lanes);
+        let lane = row.lane;
+        let numbers = self.outbox.append(std::slice::from_ref(&row)).await;
+        let numbers = numbers.map_err(|error| error.with_event_id(row.event_id.clone()))?;
+        let Some(&sequence) = numbers.first() else {
+            return Err(
+                Error::new(ErrorKind::Storage, "the outbox gave the event no number").with_event_id(row.event_id)
+            );
+        };
+        self.spills.spill(lane, sequence);
+        Ok(Receipt { event_id: row.event_id, outcome: Outcome::Stored { lane, sequence, reason } })
+    }
+
+    /// Whether a direct event of the lane could overtake one in the outbox.
+    pub(crate) async fn is_spilled(&self, lane: u16) -> bool {
+        if !self.spills.is_spilled(lane) {
+            return false;
+        }
+        // One caller looks it up; the others take the lane for spilled meanwhile.
+        if let Ok(mut looked_up) = self.looked_up.try_lock()
+            && looked_up.elapsed() >= LOOK_UP_EVERY
+        {
+            *looked_up = Instant::now();
+            match self.outbox.heads().await {
+                Ok(heads) => self.spills.refresh(&heads),
+                Err(error) => tracing::debug!(%error, "the lanes could not be looked up; they stay spilled"),
+            }
+        }
+        self.spills.is_spilled(lane)
+    }
+
+    /// Waits until the lane is not spilled, for `timeout` at most.
+    pub(crate) async fn wait_until_settled(&self, lane: u16, timeout: Duration) -> bool {
+        let settled = async {
+            loop {
+                let settlement = self.spills.wait_for_settlement();
+                if !self.is_spilled(lane).await {
+                    return;
+                }
+                let _ = tokio::time::timeout(LOOK_UP_EVERY, settlement).await;
+            }
+        };
+        tokio::time::timeout(timeout, settled).await.is_ok()
+    }
+}

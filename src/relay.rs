@@ -1,0 +1,401 @@
+//! The relay: moves what is in the outbox to the topic, in order.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+use uuid::Uuid;
+
+use crate::BoxFuture;
+use crate::error::{ErrorKind, Result};
+use crate::outbox::{Hole, Lease, Outbox, Page, Progress, StoredRow};
+use crate::producer::fallback::Fallback;
+use crate::producer::{Role, Transports};
+use crate::transport::{Delivery, Transport};
+
+mod cursor;
+mod lane;
+mod poll;
+
+use cursor::{Cursor, Look};
+use lane::Lane;
+use poll::Poll;
+
+/// How long a lease holds. A relay that died is taken over after this time.
+const LEASE_TIME: Duration = Duration::from_secs(10);
+/// Leases are extended this often: two attempts may fail before a lease runs out.
+const RENEW_EVERY: Duration = Duration::from_secs(3);
+/// How often progress is written, at most. A crash repeats what was delivered since.
+const SAVE_EVERY: Duration = Duration::from_millis(50);
+/// How long to wait before the database is tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// No statement of the relay may keep it from its leases for longer.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a relay that stops waits for what is in flight.
+const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+/// How many rows a page has, shared out evenly among its holes.
+const PAGE_ROWS: usize = 2_000;
+/// A page has this many rows of each hole at least, lest many holes make it crawl.
+const MIN_ROWS_PER_HOLE: usize = 64;
+/// How many rows may be read and not settled. Two pages fly while the next is read.
+const WINDOW_ROWS: usize = 3 * PAGE_ROWS;
+/// How many rows of one lane may be. One that waits for stuck keys must not fill the window.
+const LANE_ROWS: usize = WINDOW_ROWS / 4;
+
+/// What became of a row that was submitted.
+struct Report {
+    lane: u16,
+    epoch: i64,
+    number: i64,
+    result: Result<Delivery>,
+}
+
+/// A page being read.
+type Reading = BoxFuture<'static, Answer>;
+
+/// A page, and what it was asked for.
+struct Answer {
+    holes: Vec<Hole>,
+    /// How many rows of each hole.
+    limit: usize,
+    page: Result<Page>,
+}
+
+pub(crate) struct Relay {
+    id: Uuid,
+    outbox: Arc<dyn Outbox>,
+    fallback: Arc<Fallback>,
+    transports: Transports,
+    transport: Arc<dyn Transport>,
+    lanes: BTreeMap<u16, Lane>,
+    /// Rows to be submitted, in order.
+    queue: VecDeque<(u16, i64)>,
+    reports: mpsc::UnboundedReceiver<Report>,
+    reporter: mpsc::UnboundedSender<Report>,
+    poll: Poll,
+    renew_at: Instant,
+    /// Behind this the leases may be somebody else's.
+    leased_until: Instant,
+    save_at: Instant,
+}
+
+impl Relay {
+    pub(crate) fn new(outbox: Arc<dyn Outbox>, transports: Transports, fallback: Arc<Fallback>) -> Result<Self> {
+        let (reporter, reports) = mpsc::unbounded_channel();
+        let now = Instant::now();
+        Ok(Self {
+            id: Uuid::now_v7(),
+            outbox,
+            fallback,
+            transport: transports.connect(Role::Relay)?,
+            transports,
+            lanes: BTreeMap::new(),
+            queue: VecDeque::new(),
+            reports,
+            reporter,
+            poll: Poll::new(now),
+            renew_at: now,
+            leased_until: now,
+            save_at: now,
+        })
+    }
+
+    pub(crate) async fn run(mut self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
+        let mut shutdown = pin!(shutdown);
+        let mut reading: Option<Reading> = None;
+        let fallback = Arc::clone(&self.fallback);
+        loop {
+            self.keep_leases().await;
+            while let Ok(report) = self.reports.try_recv() {
+                self.take(report)?;
+            }
+            self.retry_stuck();
+            self.submit();
+            self.save(false).await;
+            if reading.is_none() && self.poll.is_due(Instant::now()) {
+                reading = self.read();
+            }
+            let wake_at = self.wake_at(reading.is_some());
+            let transport = Arc::clone(&self.transport);
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                answer = answer(&mut reading) => {
+                    reading = None;
+                    self.look(answer);
+                }
+                Some(report) = self.reports.recv() => self.take(report)?,
+                () = fallback.spills.wait_for_spill() => self.poll.hint(Instant::now()),
+                () = transport.room(), if !self.queue.is_empty() => {}
+                () = sleep_until(wake_at) => {}
+            }
+        }
+        self.drain().await
+    }
+
+    /// Extends the leases, and takes the lanes that are free. Lanes that are not ours any more are dropped at once, with
+    /// all that is known of them: whoever has them now starts from what was saved.
+    async fn keep_leases(&mut self) {
+        let asked_at = Instant::now();
+        if asked_at < self.renew_at {
+            return;
+        }
+        match within(self.outbox.lease(self.id, LEASE_TIME)).await {
+            Some(leases) => {
+                self.renew_at = asked_at + RENEW_EVERY;
+                // Counted from before the question, so never longer than the database counts it.
+                self.leased_until = asked_at + LEASE_TIME;
+                self.adopt(leases);
+            }
+            None => {
+                self.renew_at = Instant::now() + RETRY_AFTER;
+                if Instant::now() >= self.leased_until {
+                    self.adopt(Vec::new());
+                }
+            }
+        }
+    }
+
+    fn adopt(&mut self, leases: Vec<Lease>) {
+        let ours: BTreeMap<u16, i64> = leases.iter().map(|lease| (lease.lane, lease.epoch)).collect();
+        self.lanes.retain(|lane, state| {
+            let kept = ours.get(lane) == Some(&state.epoch);
+            if !kept {
+                tracing::warn!(lane, epoch = state.epoch, "the lease of the lane was lost");
+            }
+            kept
+        });
+        let mut taken = 0;
+        for lease in leases {
+            self.lanes.entry(lease.lane).or_insert_with(|| {
+                taken += 1;
+                Lane::new(lease.epoch, Cursor::new(lease.settled))
+            });
+        }
+        if taken > 0 {
+            tracing::info!(taken, owned = self.lanes.len(), "the relay took over lanes");
+            self.poll.hint(Instant::now());
+        }
+    }
+
+    /// Takes in what became of a row.
+    fn take(&mut self, report: Report) -> Result<()> {
+        let Report { lane: index, epoch, number, result } = report;
+        // Of a lane that was lost, even if it was won again since, nothing is known to be in flight.
+        let Some(lane) = self.lanes.get_mut(&index).filter(|lane| lane.epoch == epoch) else {
+            return Ok(());
+        };
+        match result {
+            Ok(_) => {
+                self.queue.extend(lane.delivered(number).into_iter().map(|number| (index, number)));
+                self.fallback.spills.settle_below(index, lane.cursor.floor());
+            }
+            Err(error) => {
+                let attempts = lane.failed(number, Instant::now());
+                tracing::warn!(%error, kind = %error.kind(), lane = index, number, attempts, "an event could not be relayed; its key waits");
+                if error.kind() == ErrorKind::ClientFailed {
+                    self.transport = self.transports.connect(Role::Relay)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn retry_stuck(&mut self) {
+        let now = Instant::now();
+        for (index, lane) in &mut self.lanes {
+            self.queue.extend(lane.due(now).into_iter().map(|number| (*index, number)));
+        }
+    }
+
+    /// Submits what is queued, as far as the transport has room.
+    fn submit(&mut self) {
+        if Instant::now() >= self.leased_until {
+            return;
+        }
+        while let Some((index, number)) = self.queue.pop_front() {
+            let Some(lane) = self.lanes.get_mut(&index) else { continue };
+            let epoch = lane.epoch;
+            let record = match lane.record(number) {
+                None => continue,
+                Some(Ok(record)) => record,
+                Some(Err(error)) => {
+                    tracing::error!(%error, lane = index, number, "a row of the outbox can't be read; its key waits");
+                    lane.failed(number, Instant::now());
+                    continue;
+                }
+            };
+            let reporter = self.reporter.clone();
+            let on_delivery = Box::new(move |result| {
+                // The relay is gone: its successor reads the row again.
+                let _ = reporter.send(Report { lane: index, epoch, number, result });
+            });
+            if self.transport.submit(record, on_delivery).is_err() {
+                self.queue.push_front((index, number));
+                return;
+            }
+        }
+    }
+
+    /// Writes progress, when it is time to or `now`; and takes a mark if a gap wants one.
+    async fn save(&mut self, now: bool) {
+        let wanted = self.lanes.values().any(|lane| lane.cursor.has_unsaved() || lane.cursor.wants_mark());
+        if !wanted || (!now && Instant::now() < self.save_at) {
+            return;
+        }
+        let unsaved = self.lanes.iter_mut().filter(|(_, lane)| lane.cursor.has_unsaved());
+        let progress: Vec<_> = unsaved
+            .map(|(index, lane)| Progress { lane: *index, epoch: lane.epoch, settled: lane.cursor.take_unsaved() })
+            .collect();
+        match within(self.outbox.settle(&progress)).await {
+            Some(settled) => {
+                self.save_at = Instant::now() + SAVE_EVERY;
+                for Progress { lane, .. } in progress.iter().filter(|progress| !settled.lanes.contains(&progress.lane))
+                {
+                    tracing::warn!(lane, "the lease of the lane was lost; its progress was not written");
+                    self.lanes.remove(lane);
+                }
+                for lane in self.lanes.values_mut() {
+                    lane.cursor.mark(settled.mark);
+                }
+            }
+            None => {
+                self.save_at = Instant::now() + RETRY_AFTER;
+                for Progress { lane, settled, .. } in progress {
+                    if let Some(lane) = self.lanes.get_mut(&lane) {
+                        lane.cursor.put_back(settled);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Begins to read a page, if there is room for one.
+    fn read(&mut self) -> Option<Reading> {
+        let rows: usize = self.lanes.values().map(Lane::len).sum();
+        if rows >= WINDOW_ROWS {
+            return None;
+        }
+        let open = self.lanes.iter().filter(|(_, lane)| lane.len() < LANE_ROWS);
+        let holes: Vec<_> = open.flat_map(|(index, lane)| lane.cursor.holes(*index)).collect();
+        if holes.is_empty() {
+            return None;
+        }
+        let limit = (PAGE_ROWS / holes.len()).max(MIN_ROWS_PER_HOLE);
+        let outbox = Arc::clone(&self.outbox);
+        Some(Box::pin(async move {
+            let page = outbox.page(&holes, u32::try_from(limit).unwrap_or(u32::MAX)).await;
+            Answer { holes, limit, page }
+        }))
+    }
+
+    /// Takes in a page.
+    fn look(&mut self, answer: Answer) {
+        let now = Instant::now();
+        let Answer { holes, limit, page } = answer;
+        let Page { mut rows, horizon } = match page {
+            Ok(page) => page,
+            Err(error) => {
+                tracing::warn!(%error, "a page could not be read; trying again");
+                self.poll.failed(now);
+                return;
+            }
+        };
+        self.poll.read(now, !rows.is_empty());
+        rows.sort_unstable_by_key(|row| (row.lane, row.sequence));
+        let mut rows = rows.into_iter().peekable();
+        // Holes come lane by lane and in order, as `Cursor::holes` lists them.
+        for hole in holes {
+            let mut found: Vec<StoredRow> = Vec::new();
+            while let Some(row) = rows.next_if(|row| row.lane == hole.lane && row.sequence < hole.high) {
+                found.push(row);
+            }
+            let Some(lane) = self.lanes.get_mut(&hole.lane) else { continue };
+            let numbers: Vec<_> = found.iter().map(|row| row.sequence).collect();
+            lane.cursor.look(&Look { hole, numbers: &numbers, cut: numbers.len() >= limit, horizon });
+            self.fallback.spills.settle_below(hole.lane, lane.cursor.floor());
+            for row in found {
+                let number = row.sequence;
+                if lane.add(row) {
+                    self.queue.push_back((hole.lane, number));
+                }
+            }
+        }
+        // Whether something is known to be there that no page has shown yet.
+        let expected = self
+            .lanes
+            .iter()
+            .any(|(index, lane)| lane.cursor.has_gaps() || self.fallback.spills.last(*index) >= lane.cursor.read_to());
+        self.poll.expect(expected);
+    }
+
+    /// When there is next something to do without being told.
+    fn wake_at(&self, reading: bool) -> Instant {
+        let unsaved = self.lanes.values().any(|lane| lane.cursor.has_unsaved() || lane.cursor.wants_mark());
+        let full = self.lanes.values().map(Lane::len).sum::<usize>() >= WINDOW_ROWS;
+        let times = [
+            Some(self.renew_at),
+            unsaved.then_some(self.save_at),
+            // Reading goes on when there is room again, which a report tells.
+            (!reading && !full && !self.lanes.is_empty()).then(|| self.poll.due_at()),
+            self.lanes.values().filter_map(Lane::next_due).min(),
+        ];
+        times.into_iter().flatten().min().unwrap_or(self.renew_at)
+    }
+
+    /// Waits for what is in flight, writes progress, and frees the lanes.
+    async fn drain(mut self) -> Result<()> {
+        let deadline = Instant::now() + DRAIN_TIME;
+        // What waits for room was not sent; the next relay reads it again.
+        for (index, number) in std::mem::take(&mut self.queue) {
+            if let Some(lane) = self.lanes.get_mut(&index) {
+                lane.failed(number, deadline);
+            }
+        }
+        while self.lanes.values().any(|lane| lane.in_flight() > 0) {
+            match tokio::time::timeout_at(deadline, self.reports.recv()).await {
+                Ok(Some(report)) => self.take(report)?,
+                _ => {
+                    tracing::warn!("the broker did not confirm everything in time; the next relay sends it again");
+                    break;
+                }
+            }
+            // What `take` frees is left for the next relay too.
+            for (index, number) in std::mem::take(&mut self.queue) {
+                if let Some(lane) = self.lanes.get_mut(&index) {
+                    lane.failed(number, deadline);
+                }
+            }
+        }
+        self.save(true).await;
+        within(self.outbox.release(self.id)).await;
+        Ok(())
+    }
+}
+
+/// The page that is being read; for ever, if none is.
+async fn answer(reading: &mut Option<Reading>) -> Answer {
+    match reading {
+        Some(reading) => reading.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a statement of the relay yields, unless it fails or takes too long.
+async fn within<T>(statement: impl Future<Output = Result<T>>) -> Option<T> {
+    match timeout(STATEMENT_TIMEOUT, statement).await {
+        Ok(Ok(answer)) => Some(answer),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the outbox's database failed; trying again");
+            None
+        }
+        Err(_) => {
+            tracing::warn!("the outbox's database did not answer in time; trying again");
+            None
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What a relay knows of the numbers of one lane. Pure: no I/O, no clock.
+
+use rangemap::RangeSet;
+
+use crate::outbox::{Hole, multirange};
+
+/// Which numbers of a lane are settled, which were read, and which are gaps.
+///
+/// A *gap* is a number that was not there when a higher one was: its transaction rolled back, or is still open and will
+/// commit late. It is looked for in every page until it shows, or is proven dead. The proof: take a *mark*, an id of a
+/// transaction that began after the gap was seen. The number was drawn before that, by a transaction with an older id.
+/// When a page shows that every older transaction has ended, and still does not have the number, it never will.
+#[derive(Debug)]
+pub(crate) struct Cursor {
+    settled: RangeSet<i64>,
+    /// Settled, but not yet written to the outbox.
+    unsaved: RangeSet<i64>,
+    /// Every number below was read, is settled, or lies in a gap.
+    read_to: i64,
+    /// In order.
+    gaps: Vec<Gap>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Gap {
+    low: i64,
+    high: i64,
+    mark: Option<u64>,
+}
+
+/// What a page has shown of one hole.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look<'a> {
+    pub(crate) hole: Hole,
+    /// The numbers that are there, in order.
+    pub(crate) numbers: &'a [i64],
+    /// Whether there may be more behind them: the page was cut at its limit.
+    pub(crate) cut: bool,
+    /// See [`Page::horizon`](crate::outbox::Page::horizon).
+    pub(crate) horizon: u64,
+}
+
+impl Cursor {
+    pub(crate) fn new(settled: RangeSet<i64>) -> Self {
+        let read_to = settled.last().map_or(1, |range| range.end);
+        let gaps = settled.gaps(&(1..read_to)).map(|gap| Gap { low: gap.start, high: gap.end, mark: None }).collect();
+        Self { settled, unsaved: RangeSet::new(), read_to, gaps }
+    }
+
+    /// What is to be read: the gaps, and everything behind what was read.
+    pub(crate) fn holes(&self, lane: u16) -> impl Iterator<Item = Hole> {
+        let gaps = self.gaps.iter().map(move |gap| Hole { lane, low: gap.low, high: gap.high });
+        gaps.chain(std::iter::once(Hole { lane, low: self.read_to, high: i64::MAX }))
+    }
+
+    /// Takes in what a page has shown of a hole. Numbers that are proven dead by it are settled.
+    pub(crate) fn look(&mut self, look: &Look<'_>) {
+        if look.hole.low >= self.read_to {
+            self.read_head(look.numbers);
+        } else {
+            self.read_gap(look);
+        }
+    }
+
+    fn read_head(&mut self, numbers: &[i64]) {
+        let unread = self.read_to;
+        for number in numbers.iter().copied().filter(|number| *number >= unread) {
+            if number > self.read_to {
+                self.gaps.push(Gap { low: self.read_to, high: number, mark: None });
+            }
+            self.read_to = number + 1;
+        }
+    }
+
+    fn read_gap(&mut self, look: &Look<'_>) {
+        let Some(index) = self.gaps.iter().position(|gap| gap.low == look.hole.low && gap.high == look.hole.high)
+        else {
+            return;
+        };
+        let gap = self.gaps.remove(index);
+        // Beyond this the page did not look.
+        let looked_to = match look.numbers.last() {
+            Some(last) if look.cut => last + 1,
+            _ => gap.high,
+        };
+        let dead = gap.mark.is_some_and(|mark| mark <= look.horizon);
+        let mut missing = RangeSet::from_iter([gap.low..looked_to]);
+        for number in look.numbers {
+            missing.remove(*number..number + 1);
+        }
+        let mut left = Vec::new();
+        for range in missing {
+            if dead {
+                self.settle(range);
+            } else {
+                left.push(Gap { low: range.start, high: range.end, ..gap });
+            }
+        }
+        if looked_to < gap.high {
+            left.push(Gap { low: looked_to, ..gap });
+        }
+        self.gaps.splice(index..index, left);
+    }
+
+    /// Settles the numbers of a range.
+    pub(crate) fn settle(&mut self, numbers: std::ops::Range<i64>) {
+        self.settled.insert(numbers.clone());
+        self.unsaved.insert(numbers);
+    }
+
+    /// Gives the gaps that have none a mark, taken after they were seen.
+    pub(crate) fn mark(&mut self, mark: u64) {
+        for gap in &mut self.gaps {
+            gap.mark.get_or_insert(mark);
+        }
+    }
+
+    pub(crate) fn has_gaps(&self) -> bool {
+        !self.gaps.is_empty()
+    }
+
+    /// Whether a gap waits for a mark.
+    pub(crate) fn wants_mark(&self) -> bool {
+        self.gaps.iter().any(|gap| gap.mark.is_none())
+    }
+
+    /// The number behind the highest one that was read.
+    pub(crate) fn read_to(&self) -> i64 {
+        self.read_to
+    }
+
+    /// Every number below is settled.
+    pub(crate) fn floor(&self) -> i64 {
+        multirange::floor(&self.settled)
+    }
+
+    /// What was settled since this was last asked.
+    pub(crate) fn take_unsaved(&mut self) -> RangeSet<i64> {
+        std::mem::take(&mut self.unsaved)
+    }
+
+    /// Gives back what could not be written.
+    pub(crate) fn put_back(&mut self, unsaved: RangeSet<i64>) {
+        self.unsaved.extend(unsaved);
+    }
+
+    pub(crate) fn has_unsaved(&self) -> bool {
+        !self.unsaved.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hole(low: i64, high: i64) -> Hole {
+        Hole { lane: 0, low, high }
+    }
+
+    /// A page that shows of each hole what `there` has.
+    fn read(cursor: &mut Cursor, there: &BTreeSet<i64>, limit: usize, horizon: u64) -> Vec<i64> {
+        let holes: Vec<_> = cursor.holes(0).collect();
+        let mut seen = Vec::new();
+        for hole in holes {
+            let numbers: Vec<_> = there.range(hole.low..hole.high).copied().take(limit).collect();
+            cursor.look(&Look { hole, numbers: &numbers, cut: numbers.len() == limit, horizon });
+            seen.extend(numbers);
+        }
+        seen
+    }
+
+    #[test]
+    fn a_number_that_commits_late_is_read_when_it_shows() {
+        let mut cursor = Cursor::new(RangeSet::new());
+        assert_eq!(read(&mut cursor, &BTreeSet::from([1, 3]), 10, 0), [1, 3]);
+        cursor.settle(1..2);
+        cursor.settle(3..4);
+        assert_eq!(cursor.floor(), 2, "2 is not settled: it may still come");
+        assert_eq!(read(&mut cursor, &BTreeSet::from([1, 2, 3]), 10, 0), [2]);
+        cursor.settle(2..3);
+        assert_eq!((cursor.floor(), cursor.has_gaps()), (4, false));
+    }
+
+    #[test]
+    fn a_gap_is_closed_once_every_transaction_older_than_its_mark_has_ended() {
+        let mut cursor = Cursor::new(RangeSet::new());
+        let there = BTreeSet::from([3]);
+        read(&mut cursor, &there, 10, 100);
+        read(&mut cursor, &there, 10, 100);
+        assert!(cursor.has_gaps(), "without a mark nothing is proven");
+        cursor.mark(105);
+        read(&mut cursor, &there, 10, 104);
+        assert!(cursor.has_gaps(), "an older transaction is still open");
+        read(&mut cursor, &there, 10, 105);
+        assert!(!cursor.has_gaps());
+        cursor.settle(3..4);
+        assert_eq!(cursor.floor(), 4);
+    }
+
+    #[test]
+    fn a_mark_that_is_older_than_the_gap_does_not_count_for_it() {
+        let mut cursor = Cursor::new(RangeSet::new());
+        read(&mut cursor, &BTreeSet::from([2]), 10, 0);
+        cursor.mark(50);
+        read(&mut cursor, &BTreeSet::from([2, 4]), 10, 60);
+        assert_eq!(cursor.holes(0).next(), Some(hole(3, 4)), "the gap at 3 was seen after the mark");
+        read(&mut cursor, &BTreeSet::from([2, 4]), 10, 60);
+        assert!(cursor.has_gaps());
+    }
+
+    #[test]
+    fn a_page_that_was_cut_proves_nothing_of_what_it_did_not_look_at() {
+        let mut cursor = Cursor::new(RangeSet::from_iter([6..7]));
+        cursor.mark(1);
+        assert_eq!(read(&mut cursor, &BTreeSet::from([1, 2, 4]), 2, 1), [1, 2]);
+        assert_eq!(cursor.holes(0).next(), Some(hole(3, 6)));
+        assert_eq!(read(&mut cursor, &BTreeSet::from([4]), 2, 1), [4]);
+        assert!(!cursor.has_gaps());
+    }
+
+    #[test]
+    fn a_new_owner_reads_what_its_predecessor_had_not_settled() {
+        let cursor = Cursor::new(RangeSet::from_iter([1..4, 6..8]));
+        assert_eq!(cursor.holes(0).collect::<Vec<_>>(), [hole(4, 6), hole(8, i64::MAX)]);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_later() {
+        let mut cursor = Cursor::new(RangeSet::new());
+        cursor.settle(1..3);
+        let unsaved = cursor.take_unsaved();
+        cursor.settle(3..4);
+        cursor.put_back(unsaved);
+        assert_eq!(cursor.take_unsaved(), RangeSet::from_iter([1..4]));
+        assert!(!cursor.has_unsaved());
+    }
+
+    proptest! {
+        /// Writers draw numbers and commit or roll back, in any interleaving with the relay's pages and marks. Every
+        /// committed number is read once, none that was rolled back is, and in the end there is no gap left.
+        #[test]
+        fn every_committed_number_is_read_exactly_once(
+            steps in proptest::collection::vec((0u8..6, any::<proptest::sample::Index>()), 1..200), limit in 1usize..4,
+        ) {
+            let (mut cursor, mut next_number, mut next_id) = (Cursor::new(RangeSet::new()), 1i64, 1u64);
+            let mut open: Vec<(u64, i64)> = Vec::new();
+            let mut committed = BTreeSet::new();
+            let mut read_numbers = Vec::new();
+            let horizon = |open: &[(u64, i64)], next_id: u64| open.iter().map(|(id, _)| *id).fold(next_id, u64::min);
+            for (step, index) in steps {
+                match step {
+                    // A transaction gets its id, then its number.
+                    0 | 1 => { open.push((next_id, next_number)); next_id += 1; next_number += 1; }
+                    2 if !open.is_empty() => { committed.insert(open.remove(index.index(open.len())).1); }
+                    3 if !open.is_empty() => { open.remove(index.index(open.len())); }
+                    4 => { cursor.mark(next_id); next_id += 1; }
+                    _ => for number in read(&mut cursor, &committed, limit, horizon(&open, next_id)) {
+                        read_numbers.push(number);
+                        cursor.settle(number..number + 1);
+                    },
+                }
+            }
+            committed.extend(open.drain(..).map(|(_, number)| number));
+            for _ in 0..500 {
+                cursor.mark(next_id);
+                next_id += 1;
+                for number in read(&mut cursor, &committed, limit, next_id) {
+                    read_numbers.push(number);
+                    cursor.settle(number..number + 1);
+                }
+            }
+            let read_set: BTreeSet<_> = read_numbers.iter().copied().collect();
+            prop_assert_eq!(read_set.len(), read_numbers.len(), "a number was read twice");
+            prop_assert_eq!(read_set, committed);
+            prop_assert!(!cursor.has_gaps());
+        }
+    }
+}

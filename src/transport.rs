@@ -1,0 +1,119 @@
+//! What carries records away: Kafka, or memory in tests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::BoxFuture;
+use crate::error::Result;
+use crate::wire::Headers;
+
+#[cfg(feature = "kafka")]
+pub(crate) mod kafka;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod memory;
+
+/// One record for a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Record {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The key, never empty: records of one key keep their order.
+    pub key: Bytes,
+    /// The headers.
+    pub headers: Headers,
+    /// The value.
+    pub payload: Bytes,
+}
+
+impl Record {
+    /// What a record adds to a batch of its own, at most: the batch header (61 bytes) and the record's lengths, offsets
+    /// and attributes (`org.apache.kafka.common.record`, `DefaultRecordBatch` and `DefaultRecord`).
+    const OVERHEAD_BYTES: usize = 61 + 21 + 5 + 5 + 5;
+
+    /// The length of a header's name or value takes at most five bytes.
+    const HEADER_OVERHEAD_BYTES: usize = 10;
+
+    /// The most that the record can take in a request to the broker, uncompressed, in a batch of its own.
+    pub(crate) fn wire_bytes(&self) -> usize {
+        // In the buffer of `Headers` each part has a length of four bytes, which stands for the five it may take here.
+        let headers = self.headers.as_bytes().len() + self.headers.count() * (Self::HEADER_OVERHEAD_BYTES - 8);
+        Self::OVERHEAD_BYTES + self.key.len() + self.payload.len() + headers
+    }
+}
+
+/// Where a record ended up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Delivery {
+    /// The partition.
+    pub partition: i32,
+    /// The offset in the partition.
+    pub offset: i64,
+}
+
+/// Called once with what became of a record, from a thread of the transport's: it must not block.
+pub type OnDelivery = Box<dyn FnOnce(Result<Delivery>) + Send + Sync>;
+
+/// The transport's queue was full. Here is the callback, not called.
+#[non_exhaustive]
+pub struct QueueFull(pub OnDelivery);
+
+impl std::fmt::Debug for QueueFull {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("QueueFull")
+    }
+}
+
+/// Takes records in order and says what became of each.
+///
+/// Records of one topic and key reach the topic in the order in which they were submitted, unless one fails: what was
+/// submitted behind it may still arrive.
+pub trait Transport: std::fmt::Debug + Send + Sync + 'static {
+    /// Queues `record`, without waiting, behind all that was submitted before.
+    ///
+    /// Once taken, `on_delivery` is called exactly once, also if the record fails at once, and whether or not anyone
+    /// still waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueFull`] gives the callback back: wait for [`room`](Self::room), and submit again.
+    fn submit(&self, record: &Record, on_delivery: OnDelivery) -> Result<(), QueueFull>;
+
+    /// Completes when the queue may have room again.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time.
+    fn room(&self) -> BoxFuture<'_, ()>;
+
+    /// Waits until nothing is in flight, for `timeout` at most, and says whether that was reached.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time.
+    fn flush(&self, timeout: Duration) -> BoxFuture<'_, bool>;
+
+    /// Asks the other side for a sign of life.
+    ///
+    /// # Errors
+    ///
+    /// What kept it from answering within `timeout`.
+    fn probe(&self, timeout: Duration) -> BoxFuture<'_, Result<()>>;
+}
+
+/// Submits `record`, waiting for room in the queue as long as it takes.
+///
+/// Dropped while it waits, it has submitted nothing.
+pub(crate) async fn submit_when_room(transport: &dyn Transport, record: &Record, mut on_delivery: OnDelivery) {
+    loop {
+        let room = transport.room();
+        match transport.submit(record, on_delivery) {
+            Ok(()) => return,
+            Err(QueueFull(refused)) => on_delivery = refused,
+        }
+        room.await;
+    }
+}
