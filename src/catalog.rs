@@ -214,7 +214,6 @@ impl Catalog {
     }
 
     /// The definitions, in order of their keys.
-    #[must_use]
     pub fn definitions(&self) -> &[EventDefinition] {
         &self.definitions
     }

@@ -77,6 +77,10 @@ pub(crate) enum Role {
 pub(crate) struct Transports(Arc<Connect>);
 
 impl Transports {
+    /// The same transport for every role.
+    pub(crate) fn fixed(transport: Arc<dyn Transport>) -> Self {
+        Self(Arc::new(move |_| Ok(Arc::clone(&transport))))
+    }
     pub(crate) fn connect(&self, role: Role) -> Result<Arc<dyn Transport>> {
         (self.0)(role)
     }
@@ -225,3 +229,6 @@ impl Emitter for Producer {
         Box::pin(self.shut())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,11 +46,19 @@ const WINDOW_ROWS: usize = 3 * PAGE_ROWS;
 /// How many rows of one lane may be. One that waits for stuck keys must not fill the window.
 const LANE_ROWS: usize = WINDOW_ROWS / 4;
 
-/// What became of a row that was submitted.
-struct Report {
+/// A row of a lane, as long as the lease holds under which it was read.
+#[derive(Clone, Copy)]
+struct Ticket {
     lane: u16,
     epoch: i64,
     number: i64,
+}
+
+/// What became of a row that was submitted.
+struct Report {
+    ticket: Ticket,
+    /// Which of the relay's clients it was submitted to.
+    client: u32,
     result: Result<Delivery>,
 }
 
@@ -60,6 +68,8 @@ type Reading = BoxFuture<'static, Answer>;
 /// A page, and what it was asked for.
 struct Answer {
     holes: Vec<Hole>,
+    /// Of each hole the epoch of its lane.
+    epochs: Vec<i64>,
     /// How many rows of each hole.
     limit: usize,
     page: Result<Page>,
@@ -71,9 +81,13 @@ pub(crate) struct Relay {
     fallback: Arc<Fallback>,
     transports: Transports,
     transport: Arc<dyn Transport>,
+    /// Counts the clients: one that failed for good is replaced.
+    client: u32,
     lanes: BTreeMap<u16, Lane>,
     /// Rows to be submitted, in order.
-    queue: VecDeque<(u16, i64)>,
+    queue: VecDeque<Ticket>,
+    /// How many rows were submitted and not reported on.
+    submitted: usize,
     reports: mpsc::UnboundedReceiver<Report>,
     reporter: mpsc::UnboundedSender<Report>,
     poll: Poll,
@@ -93,8 +107,10 @@ impl Relay {
             fallback,
             transport: transports.connect(Role::Relay)?,
             transports,
+            client: 0,
             lanes: BTreeMap::new(),
             queue: VecDeque::new(),
+            submitted: 0,
             reports,
             reporter,
             poll: Poll::new(now),
@@ -184,22 +200,30 @@ impl Relay {
 
     /// Takes in what became of a row.
     fn take(&mut self, report: Report) -> Result<()> {
-        let Report { lane: index, epoch, number, result } = report;
-        // Of a lane that was lost, even if it was won again since, nothing is known to be in flight.
+        let Report { ticket: Ticket { lane: index, epoch, number }, client, result } = report;
+        self.submitted -= 1;
+        if let Err(error) = &result
+            && error.kind() == ErrorKind::ClientFailed
+            && client == self.client
+        {
+            tracing::error!(%error, "the relay's client failed for good, and is replaced");
+            self.transport = self.transports.connect(Role::Relay)?;
+            self.client += 1;
+        }
+        // Of a lane that was lost, even if it was won again since, the new lease starts from what was saved.
         let Some(lane) = self.lanes.get_mut(&index).filter(|lane| lane.epoch == epoch) else {
             return Ok(());
         };
         match result {
             Ok(_) => {
-                self.queue.extend(lane.delivered(number).into_iter().map(|number| (index, number)));
+                let freed = lane.delivered(number);
+                self.queue.extend(freed.into_iter().map(|number| Ticket { lane: index, epoch, number }));
                 self.fallback.spills.settle_below(index, lane.cursor.floor());
             }
             Err(error) => {
                 let attempts = lane.failed(number, Instant::now());
-                tracing::warn!(%error, kind = %error.kind(), lane = index, number, attempts, "an event could not be relayed; its key waits");
-                if error.kind() == ErrorKind::ClientFailed {
-                    self.transport = self.transports.connect(Role::Relay)?;
-                }
+                let kind = error.kind();
+                tracing::warn!(%error, %kind, lane = index, number, attempts, "an event was not relayed; its key waits");
             }
         }
         Ok(())
@@ -208,7 +232,8 @@ impl Relay {
     fn retry_stuck(&mut self) {
         let now = Instant::now();
         for (index, lane) in &mut self.lanes {
-            self.queue.extend(lane.due(now).into_iter().map(|number| (*index, number)));
+            let epoch = lane.epoch;
+            self.queue.extend(lane.due(now).into_iter().map(|number| Ticket { lane: *index, epoch, number }));
         }
     }
 
@@ -217,9 +242,9 @@ impl Relay {
         if Instant::now() >= self.leased_until {
             return;
         }
-        while let Some((index, number)) = self.queue.pop_front() {
-            let Some(lane) = self.lanes.get_mut(&index) else { continue };
-            let epoch = lane.epoch;
+        while let Some(ticket) = self.queue.pop_front() {
+            let Ticket { lane: index, epoch, number } = ticket;
+            let Some(lane) = self.lanes.get_mut(&index).filter(|lane| lane.epoch == epoch) else { continue };
             let record = match lane.record(number) {
                 None => continue,
                 Some(Ok(record)) => record,
@@ -229,15 +254,16 @@ impl Relay {
                     continue;
                 }
             };
-            let reporter = self.reporter.clone();
+            let (reporter, client) = (self.reporter.clone(), self.client);
             let on_delivery = Box::new(move |result| {
-                // The relay is gone: its successor reads the row again.
-                let _ = reporter.send(Report { lane: index, epoch, number, result });
+                // The relay may be gone: its successor reads the row again.
+                let _ = reporter.send(Report { ticket, client, result });
             });
             if self.transport.submit(record, on_delivery).is_err() {
-                self.queue.push_front((index, number));
+                self.queue.push_front(ticket);
                 return;
             }
+            self.submitted += 1;
         }
     }
 
@@ -274,14 +300,20 @@ impl Relay {
         }
     }
 
+    /// The lanes of which more rows may be read.
+    fn readable(&self) -> impl Iterator<Item = (u16, &Lane)> {
+        let full = self.lanes.values().map(Lane::len).sum::<usize>() >= WINDOW_ROWS;
+        let lanes = self.lanes.iter().map(|(index, lane)| (*index, lane));
+        lanes.filter(move |(_, lane)| !full && lane.len() < LANE_ROWS)
+    }
+
     /// Begins to read a page, if there is room for one.
     fn read(&mut self) -> Option<Reading> {
-        let rows: usize = self.lanes.values().map(Lane::len).sum();
-        if rows >= WINDOW_ROWS {
-            return None;
+        let (mut holes, mut epochs) = (Vec::new(), Vec::new());
+        for (index, lane) in self.readable() {
+            holes.extend(lane.cursor.holes(index));
+            epochs.resize(holes.len(), lane.epoch);
         }
-        let open = self.lanes.iter().filter(|(_, lane)| lane.len() < LANE_ROWS);
-        let holes: Vec<_> = open.flat_map(|(index, lane)| lane.cursor.holes(*index)).collect();
         if holes.is_empty() {
             return None;
         }
@@ -289,14 +321,14 @@ impl Relay {
         let outbox = Arc::clone(&self.outbox);
         Some(Box::pin(async move {
             let page = outbox.page(&holes, u32::try_from(limit).unwrap_or(u32::MAX)).await;
-            Answer { holes, limit, page }
+            Answer { holes, epochs, limit, page }
         }))
     }
 
     /// Takes in a page.
     fn look(&mut self, answer: Answer) {
         let now = Instant::now();
-        let Answer { holes, limit, page } = answer;
+        let Answer { holes, epochs, limit, page } = answer;
         let Page { mut rows, horizon } = match page {
             Ok(page) => page,
             Err(error) => {
@@ -308,40 +340,45 @@ impl Relay {
         self.poll.read(now, !rows.is_empty());
         rows.sort_unstable_by_key(|row| (row.lane, row.sequence));
         let mut rows = rows.into_iter().peekable();
+        let mut cut_lane = None;
         // Holes come lane by lane and in order, as `Cursor::holes` lists them.
-        for hole in holes {
+        for (hole, epoch) in holes.into_iter().zip(epochs) {
             let mut found: Vec<StoredRow> = Vec::new();
             while let Some(row) = rows.next_if(|row| row.lane == hole.lane && row.sequence < hole.high) {
                 found.push(row);
             }
-            let Some(lane) = self.lanes.get_mut(&hole.lane) else { continue };
+            // Behind a hole that was cut there are rows, perhaps of the same keys, that this page does not have: what it
+            // has of the lane's later holes would overtake them.
+            let lane = self.lanes.get_mut(&hole.lane).filter(|lane| lane.epoch == epoch);
+            let Some(lane) = lane.filter(|_| cut_lane != Some(hole.lane)) else { continue };
             let numbers: Vec<_> = found.iter().map(|row| row.sequence).collect();
-            lane.cursor.look(&Look { hole, numbers: &numbers, cut: numbers.len() >= limit, horizon });
+            let cut = numbers.len() >= limit;
+            lane.cursor.look(&Look { hole, numbers: &numbers, cut, horizon });
+            if cut {
+                cut_lane = Some(hole.lane);
+            } else if hole.high == i64::MAX && numbers.is_empty() {
+                // Told of numbers that do not show: they are not committed yet, or never will be.
+                lane.cursor.expect(self.fallback.spills.last(hole.lane));
+            }
             self.fallback.spills.settle_below(hole.lane, lane.cursor.floor());
             for row in found {
                 let number = row.sequence;
                 if lane.add(row) {
-                    self.queue.push_back((hole.lane, number));
+                    self.queue.push_back(Ticket { lane: hole.lane, epoch, number });
                 }
             }
         }
-        // Whether something is known to be there that no page has shown yet.
-        let expected = self
-            .lanes
-            .iter()
-            .any(|(index, lane)| lane.cursor.has_gaps() || self.fallback.spills.last(*index) >= lane.cursor.read_to());
-        self.poll.expect(expected);
+        self.poll.expect(self.lanes.values().any(|lane| lane.cursor.has_gaps()));
     }
 
     /// When there is next something to do without being told.
     fn wake_at(&self, reading: bool) -> Instant {
         let unsaved = self.lanes.values().any(|lane| lane.cursor.has_unsaved() || lane.cursor.wants_mark());
-        let full = self.lanes.values().map(Lane::len).sum::<usize>() >= WINDOW_ROWS;
         let times = [
             Some(self.renew_at),
             unsaved.then_some(self.save_at),
-            // Reading goes on when there is room again, which a report tells.
-            (!reading && !full && !self.lanes.is_empty()).then(|| self.poll.due_at()),
+            // When there is no room, a report tells that there is again.
+            (!reading && self.readable().next().is_some()).then(|| self.poll.due_at()),
             self.lanes.values().filter_map(Lane::next_due).min(),
         ];
         times.into_iter().flatten().min().unwrap_or(self.renew_at)
@@ -350,24 +387,13 @@ impl Relay {
     /// Waits for what is in flight, writes progress, and frees the lanes.
     async fn drain(mut self) -> Result<()> {
         let deadline = Instant::now() + DRAIN_TIME;
-        // What waits for room was not sent; the next relay reads it again.
-        for (index, number) in std::mem::take(&mut self.queue) {
-            if let Some(lane) = self.lanes.get_mut(&index) {
-                lane.failed(number, deadline);
-            }
-        }
-        while self.lanes.values().any(|lane| lane.in_flight() > 0) {
+        // What is queued, and what these reports free, is left for the next relay.
+        while self.submitted > 0 {
             match tokio::time::timeout_at(deadline, self.reports.recv()).await {
                 Ok(Some(report)) => self.take(report)?,
                 _ => {
                     tracing::warn!("the broker did not confirm everything in time; the next relay sends it again");
                     break;
-                }
-            }
-            // What `take` frees is left for the next relay too.
-            for (index, number) in std::mem::take(&mut self.queue) {
-                if let Some(lane) = self.lanes.get_mut(&index) {
-                    lane.failed(number, deadline);
                 }
             }
         }
@@ -399,3 +425,6 @@ async fn within<T>(statement: impl Future<Output = Result<T>>) -> Option<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

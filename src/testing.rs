@@ -148,7 +148,7 @@ impl MockEmitter {
     /// assert!(!emission.in_transaction);
     /// # Ok(()) }
     /// ```
-    pub async fn wait_for(&self, timeout: Duration, matches: impl Fn(&Emission) -> bool) -> Emission {
+    pub async fn wait_for(&self, timeout: Duration, matches: impl Fn(&Emission) -> bool + Send + Sync) -> Emission {
         let found = async {
             loop {
                 let recorded = self.recorded.notified();

@@ -109,11 +109,10 @@ pub trait Transport: std::fmt::Debug + Send + Sync + 'static {
 /// Dropped while it waits, it has submitted nothing.
 pub(crate) async fn submit_when_room(transport: &dyn Transport, record: &Record, mut on_delivery: OnDelivery) {
     loop {
-        let room = transport.room();
         match transport.submit(record, on_delivery) {
             Ok(()) => return,
             Err(QueueFull(refused)) => on_delivery = refused,
         }
-        room.await;
+        transport.room().await;
     }
 }

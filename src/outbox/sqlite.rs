@@ -35,6 +35,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// One writes at a time; the others are for reading beside it.
 const CONNECTIONS: u32 = 4;
 
+/// A mark that no horizon reaches.
+const NEVER_PASSED: u64 = u64::MAX;
+
 const APPEND: &str = "
     insert into tidings_outbox (lane, seq, event_id, definition_key, topic, record_key, headers, payload, envelope_version)
     values (?1, (select coalesce(max(seq), 0) + 1 from tidings_outbox where lane = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8)
@@ -212,8 +215,8 @@ impl Outbox for SqliteOutbox {
 
     fn page<'a>(&'a self, holes: &'a [Hole], limit: u32) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
-            // Writers take turns and numbers have no gaps, so a number that is missing below one that is there is dead.
-            let mut page = Page { rows: Vec::new(), horizon: u64::MAX };
+            // Numbers have no gaps, and one that was drawn and rolled back is drawn again: none is ever proven dead.
+            let mut page = Page { rows: Vec::new(), horizon: 0 };
             let read = async {
                 let mut connection = self.pool.acquire().await?;
                 for hole in holes {
@@ -238,7 +241,7 @@ impl Outbox for SqliteOutbox {
         Box::pin(async move {
             let mut lanes = Vec::with_capacity(progress.len());
             if progress.is_empty() {
-                return Ok(Settled { lanes, mark: 0 });
+                return Ok(Settled { lanes, mark: NEVER_PASSED });
             }
             let write = async {
                 let mut tx = self.pool.begin_with("begin immediate").await?;
@@ -259,7 +262,7 @@ impl Outbox for SqliteOutbox {
                     lanes.push(*lane);
                 }
                 tx.commit().await?;
-                Ok(Settled { lanes, mark: 0 })
+                Ok(Settled { lanes, mark: NEVER_PASSED })
             };
             write.await.map_err(Error::storage("recording progress"))
         })

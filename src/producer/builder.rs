@@ -72,7 +72,7 @@ impl ProducerBuilder {
             config.max_record_bytes,
         )?;
         let transports = match self.transport {
-            Some(transport) => Transports(Arc::new(move |_| Ok(Arc::clone(&transport)))),
+            Some(transport) => Transports::fixed(transport),
             None => Transports(kafka(&config)?),
         };
         let fallback = match self.outbox {

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Producer, Shared};
 use crate::catalog::compiled::Resolved;
+use crate::emitter::noop::closed;
 use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EmitRequest;
@@ -119,9 +120,8 @@ impl Producer {
     pub(super) async fn emit_many(&self, requests: Vec<EmitRequest>) -> Vec<Result<Receipt>> {
         let mut results: Vec<Option<Result<Receipt>>> = Vec::new();
         results.resize_with(requests.len(), || None);
-        let _running = match self.enter() {
-            Ok(running) => running,
-            Err(_) => return requests.iter().map(|_| Err(crate::emitter::noop::closed())).collect(),
+        let Ok(_running) = self.enter() else {
+            return requests.iter().map(|_| Err(closed())).collect();
         };
         let mut by_key: HashMap<_, Vec<(usize, Resolved)>> = HashMap::new();
         for (index, request) in requests.into_iter().enumerate() {

@@ -25,6 +25,12 @@ pub(crate) struct Fallback {
 /// How often a spilled lane is looked up in the outbox, in case a relay elsewhere has drained it. One small query.
 const LOOK_UP_EVERY: Duration = Duration::from_millis(100);
 
+/// A caller that looks up the lanes for the others does not wait longer for it.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// An insert that takes longer fails the emit. The row may be there all the same.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Fallback {
     pub(crate) async fn open(outbox: Arc<dyn Outbox>) -> Result<Self> {
         let lanes = outbox.lanes().await?;
@@ -37,7 +43,7 @@ impl Fallback {
     pub(crate) async fn store(&self, resolved: Resolved, reason: StoredReason) -> Result<Receipt> {
         let row = Row::new(resolved, self.lanes);
         let lane = row.lane;
-        let numbers = self.outbox.append(std::slice::from_ref(&row)).await;
+        let numbers = within(STORE_TIMEOUT, self.outbox.append(std::slice::from_ref(&row))).await;
         let numbers = numbers.map_err(|error| error.with_event_id(row.event_id.clone()))?;
         let Some(&sequence) = numbers.first() else {
             return Err(
@@ -58,7 +64,7 @@ impl Fallback {
             && looked_up.elapsed() >= LOOK_UP_EVERY
         {
             *looked_up = Instant::now();
-            match self.outbox.heads().await {
+            match within(LOOK_UP_TIMEOUT, self.outbox.heads()).await {
                 Ok(heads) => self.spills.refresh(&heads),
                 Err(error) => tracing::debug!(%error, "the lanes could not be looked up; they stay spilled"),
             }
@@ -79,4 +85,9 @@ impl Fallback {
         };
         tokio::time::timeout(timeout, settled).await.is_ok()
     }
+}
+
+async fn within<T>(limit: Duration, statement: impl Future<Output = Result<T>>) -> Result<T> {
+    let answer = tokio::time::timeout(limit, statement).await;
+    answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Storage, "the outbox's database did not answer in time")))
 }

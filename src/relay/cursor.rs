@@ -53,18 +53,26 @@ impl Cursor {
         gaps.chain(std::iter::once(Hole { lane, low: self.read_to, high: i64::MAX }))
     }
 
-    /// Takes in what a page has shown of a hole. Numbers that are proven dead by it are settled.
+    /// Takes in what a page has shown of one of the [`holes`](Self::holes) that were listed last. Numbers that are proven
+    /// dead by it are settled.
     pub(crate) fn look(&mut self, look: &Look<'_>) {
-        if look.hole.low >= self.read_to {
+        if look.hole.low == self.read_to {
             self.read_head(look.numbers);
         } else {
             self.read_gap(look);
         }
     }
 
+    /// Takes in that this number was drawn: it shows, or is a gap to be proven dead, even if no higher one ever shows.
+    pub(crate) fn expect(&mut self, number: i64) {
+        if number >= self.read_to {
+            self.gaps.push(Gap { low: self.read_to, high: number + 1, mark: None });
+            self.read_to = number + 1;
+        }
+    }
+
     fn read_head(&mut self, numbers: &[i64]) {
-        let unread = self.read_to;
-        for number in numbers.iter().copied().filter(|number| *number >= unread) {
+        for number in numbers.iter().copied() {
             if number > self.read_to {
                 self.gaps.push(Gap { low: self.read_to, high: number, mark: None });
             }
@@ -73,10 +81,8 @@ impl Cursor {
     }
 
     fn read_gap(&mut self, look: &Look<'_>) {
-        let Some(index) = self.gaps.iter().position(|gap| gap.low == look.hole.low && gap.high == look.hole.high)
-        else {
-            return;
-        };
+        let gap = self.gaps.iter().position(|gap| gap.low == look.hole.low && gap.high == look.hole.high);
+        let Some(index) = gap else { return };
         let gap = self.gaps.remove(index);
         // Beyond this the page did not look.
         let looked_to = match look.numbers.last() {
@@ -84,7 +90,8 @@ impl Cursor {
             _ => gap.high,
         };
         let dead = gap.mark.is_some_and(|mark| mark <= look.horizon);
-        let mut missing = RangeSet::from_iter([gap.low..looked_to]);
+        let mut missing = RangeSet::new();
+        missing.insert(gap.low..looked_to);
         for number in look.numbers {
             missing.remove(*number..number + 1);
         }
@@ -124,11 +131,6 @@ impl Cursor {
         self.gaps.iter().any(|gap| gap.mark.is_none())
     }
 
-    /// The number behind the highest one that was read.
-    pub(crate) fn read_to(&self) -> i64 {
-        self.read_to
-    }
-
     /// Every number below is settled.
     pub(crate) fn floor(&self) -> i64 {
         multirange::floor(&self.settled)
@@ -161,14 +163,18 @@ mod tests {
         Hole { lane: 0, low, high }
     }
 
-    /// A page that shows of each hole what `there` has.
+    /// A page that shows of each hole what `there` has, up to the first one that is cut.
     fn read(cursor: &mut Cursor, there: &BTreeSet<i64>, limit: usize, horizon: u64) -> Vec<i64> {
         let holes: Vec<_> = cursor.holes(0).collect();
         let mut seen = Vec::new();
         for hole in holes {
             let numbers: Vec<_> = there.range(hole.low..hole.high).copied().take(limit).collect();
-            cursor.look(&Look { hole, numbers: &numbers, cut: numbers.len() == limit, horizon });
+            let cut = numbers.len() == limit;
+            cursor.look(&Look { hole, numbers: &numbers, cut, horizon });
             seen.extend(numbers);
+            if cut {
+                break;
+            }
         }
         seen
     }
@@ -219,6 +225,19 @@ mod tests {
         assert_eq!(read(&mut cursor, &BTreeSet::from([1, 2, 4]), 2, 1), [1, 2]);
         assert_eq!(cursor.holes(0).next(), Some(hole(3, 6)));
         assert_eq!(read(&mut cursor, &BTreeSet::from([4]), 2, 1), [4]);
+        assert!(!cursor.has_gaps());
+    }
+
+    #[test]
+    fn a_number_that_was_drawn_and_rolled_back_is_settled_though_no_higher_one_shows() {
+        let mut cursor = Cursor::new(RangeSet::from_iter([1..3]));
+        cursor.expect(4);
+        assert_eq!(cursor.holes(0).collect::<Vec<_>>(), [hole(3, 5), hole(5, i64::MAX)]);
+        cursor.mark(9);
+        assert_eq!(read(&mut cursor, &BTreeSet::from([3]), 10, 9), [3]);
+        cursor.settle(3..4);
+        assert_eq!(cursor.floor(), 5, "4 is dead");
+        cursor.expect(4);
         assert!(!cursor.has_gaps());
     }
 

@@ -134,11 +134,6 @@ impl Lane {
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }
-
-    /// How many of them are in flight.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.rows.values().filter(|row| row.in_flight).count()
-    }
 }
 
 fn backoff(attempts: u32) -> Duration {

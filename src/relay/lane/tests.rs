@@ -80,7 +80,7 @@ async fn what_is_said_of_a_row_that_is_not_there_changes_nothing() {
     let mut lane = lane(&["a"]);
     assert_eq!(lane.delivered(7), [0i64; 0]);
     assert_eq!(lane.failed(7, Instant::now()), 0);
-    assert_eq!(lane.in_flight(), 1);
+    assert_eq!((lane.len(), lane.next_due()), (1, None));
 }
 
 proptest! {

@@ -1,0 +1,192 @@
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+
+use mockall::mock;
+
+use super::*;
+use crate::transport::{Delivery, OnDelivery, QueueFull, Record};
+use crate::{Catalog, Config, EventDefinition, EventId};
+
+mock! {
+    #[derive(Debug)]
+    Broker {}
+
+    impl Transport for Broker {
+        fn submit(&self, record: &Record, on_delivery: OnDelivery) -> Result<(), QueueFull>;
+        fn room<'a>(&'a self) -> BoxFuture<'a, ()>;
+        fn flush<'a>(&'a self, timeout: Duration) -> BoxFuture<'a, bool>;
+        fn probe<'a>(&'a self, timeout: Duration) -> BoxFuture<'a, Result<()>>;
+    }
+}
+
+fn delivered() -> Result<Delivery> {
+    Ok(Delivery { partition: 3, offset: 7 })
+}
+
+async fn producer(broker: MockBroker) -> Producer {
+    let config = Config::new("//shop", ["unused:1"]).unwrap();
+    let catalog = Catalog::new([EventDefinition::new("order.created", "order", "created")]).unwrap();
+    Producer::builder(config, catalog).with_transport(Arc::new(broker)).build().await.unwrap()
+}
+
+fn request() -> EmitRequest {
+    EmitRequest::new("order.created").tenant("t").payload("{}")
+}
+
+#[tokio::test]
+async fn an_acknowledged_event_is_published_where_the_broker_says() {
+    let mut broker = MockBroker::new();
+    broker.expect_submit().times(1).returning(|record, on_delivery| {
+        assert_eq!((&*record.topic, &record.key[..]), ("events.order.created", &b"t"[..]));
+        on_delivery(delivered());
+        Ok(())
+    });
+    let id = EventId::new();
+    let receipt = producer(broker).await.emit(request().id(id.clone())).await.unwrap();
+    let outcome = Outcome::Published { topic: "events.order.created".into(), partition: 3, offset: 7 };
+    assert_eq!(receipt, Receipt { event_id: id, outcome });
+}
+
+#[tokio::test]
+async fn a_fault_of_the_callers_reaches_neither_broker_nor_breaker() {
+    let mut broker = MockBroker::new();
+    broker.expect_submit().never();
+    let producer = producer(broker).await;
+    let large = format!("\"{}\"", "x".repeat(1_048_588));
+    for _ in 0..20 {
+        for (bad, kind) in [
+            (EmitRequest::new("unknown"), ErrorKind::UnknownEvent),
+            (request().payload("{"), ErrorKind::InvalidPayload),
+            (request().tenant(""), ErrorKind::InvalidEvent),
+            (request().payload(large.clone()), ErrorKind::TooLarge),
+        ] {
+            let error = producer.emit(bad).await.unwrap_err();
+            assert_eq!(error.kind(), kind);
+            assert!(error.is_caller_error());
+        }
+    }
+    assert!(producer.0.breaker.permits());
+}
+
+#[tokio::test]
+async fn a_full_queue_is_waited_for() {
+    let mut broker = MockBroker::new();
+    let attempts = AtomicUsize::new(0);
+    broker.expect_submit().times(3).returning(move |_, on_delivery| {
+        if attempts.fetch_add(1, Ordering::SeqCst) < 2 {
+            return Err(QueueFull(on_delivery));
+        }
+        on_delivery(delivered());
+        Ok(())
+    });
+    broker.expect_room().times(2).returning(|| Box::pin(std::future::ready(())));
+    assert!(producer(broker).await.emit(request()).await.is_ok());
+}
+
+#[tokio::test]
+async fn only_failures_of_the_brokers_health_open_the_breaker() {
+    for (kind, opens) in [
+        (ErrorKind::BrokerUnavailable, true),
+        (ErrorKind::Timeout, true),
+        (ErrorKind::Overloaded, true),
+        (ErrorKind::Unauthorized, false),
+        (ErrorKind::UnknownTopic, false),
+        (ErrorKind::RecordRejected, false),
+        (ErrorKind::TooLarge, false),
+    ] {
+        let mut broker = MockBroker::new();
+        broker.expect_submit().returning(move |_, on_delivery| {
+            on_delivery(Err(Error::new(kind, "told to fail")));
+            Ok(())
+        });
+        let producer = producer(broker).await;
+        for _ in 0..5 {
+            assert_eq!(producer.emit(request()).await.unwrap_err().kind(), kind);
+        }
+        let next = producer.emit(request()).await.unwrap_err().kind();
+        assert_eq!(next, if opens { ErrorKind::CircuitOpen } else { kind });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_is_not_confirmed_in_time_fails_with_its_id() {
+    let mut broker = MockBroker::new();
+    let held = Mutex::new(Vec::new());
+    broker.expect_submit().returning(move |_, on_delivery| {
+        held.lock().unwrap().push(on_delivery);
+        Ok(())
+    });
+    let id = EventId::new();
+    let error = producer(broker).await.emit(request().id(id.clone())).await.unwrap_err();
+    assert_eq!((error.kind(), error.event_id()), (ErrorKind::Timeout, Some(&id)));
+    assert!(error.is_retryable());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_breaker_hears_of_events_whose_callers_have_gone() {
+    let mut broker = MockBroker::new();
+    let held: Arc<Mutex<Vec<OnDelivery>>> = Arc::default();
+    let keep = Arc::clone(&held);
+    broker.expect_submit().returning(move |_, on_delivery| {
+        keep.lock().unwrap().push(on_delivery);
+        Ok(())
+    });
+    let producer = producer(broker).await;
+    for _ in 0..5 {
+        let gone = tokio::time::timeout(Duration::from_millis(1), producer.emit(request())).await;
+        assert!(gone.is_err(), "the caller gave up");
+    }
+    assert!(producer.0.breaker.permits());
+    for on_delivery in held.lock().unwrap().drain(..) {
+        on_delivery(Err(Error::new(ErrorKind::BrokerUnavailable, "told to fail")));
+    }
+    assert!(!producer.0.breaker.permits());
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_waits_for_the_emits_under_way_and_refuses_new_ones() {
+    let mut broker = MockBroker::new();
+    let held: Arc<Mutex<Vec<OnDelivery>>> = Arc::default();
+    let keep = Arc::clone(&held);
+    broker.expect_submit().times(1).returning(move |_, on_delivery| {
+        keep.lock().unwrap().push(on_delivery);
+        Ok(())
+    });
+    broker.expect_flush().times(1).returning(|_| Box::pin(std::future::ready(true)));
+    let producer = producer(broker).await;
+    let finish = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(producer.emit(request()).await.unwrap_err().kind(), ErrorKind::Closed);
+        held.lock().unwrap().pop().unwrap()(delivered());
+    };
+    let (emitted, closed, ()) = tokio::join!(producer.emit(request()), producer.close(), finish);
+    assert!(emitted.is_ok() && closed.is_ok());
+    assert!(producer.close().await.is_ok(), "closing again does nothing");
+}
+
+#[tokio::test]
+async fn without_an_outbox_an_emit_in_a_transaction_is_refused() {
+    let producer = producer(MockBroker::new()).await;
+    let error = producer.append(Tx::detached(), vec![request()]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnsupportedTransaction);
+}
+
+#[tokio::test]
+async fn a_policy_that_needs_an_outbox_is_refused_without_one() {
+    let config =
+        Config::new("//shop", ["unused:1"]).unwrap().with_policies("order.created.outbox=always".parse().unwrap());
+    let catalog = Catalog::new([EventDefinition::new("order.created", "order", "created")]).unwrap();
+    let built = Producer::builder(config, catalog).with_transport(Arc::new(MockBroker::new())).build().await;
+    assert_eq!(built.unwrap_err().kind(), ErrorKind::InvalidPolicy);
+}
+
+#[tokio::test]
+async fn policies_for_unknown_events_are_refused_and_the_known_ones_listed() {
+    let config =
+        Config::new("//shop", ["unused:1"]).unwrap().with_policies("order.creatd.outbox=never".parse().unwrap());
+    let catalog = Catalog::new([EventDefinition::new("order.created", "order", "created")]).unwrap();
+    let built = Producer::builder(config, catalog).with_transport(Arc::new(MockBroker::new())).build().await;
+    let error = built.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidPolicy);
+    assert!(error.to_string().contains("order.creatd") && error.to_string().contains("order.created"), "{error}");
+}
