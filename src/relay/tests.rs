@@ -21,6 +21,7 @@ struct FakeOutbox {
     settled: Mutex<RangeSet<i64>>,
     epoch: Mutex<i64>,
     refuses: AtomicBool,
+    refuses_progress: AtomicBool,
 }
 
 impl FakeOutbox {
@@ -80,6 +81,9 @@ impl Outbox for FakeOutbox {
     fn settle<'a>(&'a self, progress: &'a [Progress]) -> BoxFuture<'a, Result<Settled>> {
         let epoch = *self.epoch.lock().unwrap();
         let held: Vec<_> = progress.iter().filter(|progress| progress.epoch == epoch).collect();
+        if self.refuses_progress.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(Error::new(ErrorKind::Storage, "told to refuse")) });
+        }
         if !self.refuses.load(Ordering::SeqCst) {
             for progress in &held {
                 self.settled.lock().unwrap().extend(progress.settled.iter().cloned());
@@ -104,10 +108,14 @@ async fn relay(outbox: &Arc<FakeOutbox>, transport: &Arc<MemoryTransport>, done:
     result.unwrap();
 }
 
+/// Waits for the condition; virtual time, so a long wait costs nothing.
 async fn until(condition: impl Fn() -> bool) {
-    while !condition() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let met = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(600), met).await.expect("the condition is met in ten minutes");
 }
 
 fn numbers(transport: &MemoryTransport) -> Vec<i64> {
@@ -133,11 +141,12 @@ async fn rows_behind_a_hole_that_a_page_could_not_show_whole_do_not_overtake_the
 async fn progress_that_could_not_be_written_is_written_when_the_database_is_back() {
     let outbox = FakeOutbox::new(1..5, RangeSet::new());
     let transport = Arc::new(MemoryTransport::default());
+    outbox.refuses_progress.store(true, Ordering::SeqCst);
     relay(&outbox, &transport, async || {
         until(|| transport.records().len() == 4).await;
-        outbox.refuses.store(true, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_secs(5)).await;
-        outbox.refuses.store(false, Ordering::SeqCst);
+        assert!(outbox.settled.lock().unwrap().is_empty());
+        outbox.refuses_progress.store(false, Ordering::SeqCst);
         until(|| outbox.settled.lock().unwrap().iter().next() == Some(&(1..5))).await;
     })
     .await;
