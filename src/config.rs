@@ -28,21 +28,28 @@ use crate::policy::{PolicyOverrides, parse_bool};
 #[derive(Debug, Clone)]
 pub struct Config {
     pub(crate) enabled: bool,
-    pub(crate) brokers: Vec<String>,
-    pub(crate) client_id: String,
+    pub(crate) client: ClientSettings,
     source: Option<Source>,
     pub(crate) naming: Naming,
     pub(crate) policies: PolicyOverrides,
-    pub(crate) linger: Duration,
-    pub(crate) batch_max_bytes: u32,
-    pub(crate) max_buffered_records: u32,
     pub(crate) max_record_bytes: usize,
-    pub(crate) compression: Compression,
-    pub(crate) record_retries: u32,
     pub(crate) delivery_timeout: Duration,
     pub(crate) direct_timeout: Duration,
     pub(crate) close_timeout: Duration,
     pub(crate) breaker: BreakerConfig,
+}
+
+/// What only the Kafka client asks for.
+#[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "read by the Kafka client"))]
+pub(crate) struct ClientSettings {
+    pub(crate) brokers: Vec<String>,
+    pub(crate) client_id: String,
+    pub(crate) linger: Duration,
+    pub(crate) batch_max_bytes: u32,
+    pub(crate) max_buffered_records: u32,
+    pub(crate) compression: Compression,
+    pub(crate) record_retries: u32,
 }
 
 /// How records are compressed on their way to the broker.
@@ -88,7 +95,7 @@ impl Config {
         let mut config = Self::from_vars::<&str, &str>([])?;
         config.enabled = true;
         config.source = Some(source.parse()?);
-        config.brokers = brokers.into_iter().map(Into::into).collect();
+        config.client.brokers = brokers.into_iter().map(Into::into).collect();
         Ok(config)
     }
 
@@ -112,24 +119,13 @@ impl Config {
         let mut vars = Vars::new(vars);
         let config = Self {
             enabled: vars.read("STREAMING_ENABLED", false, "true or false", |text| parse_bool(text).ok()),
-            brokers: vars.read("STREAMING_BROKERS", Vec::new(), "host:port, apart by commas", |text| Some(list(text))),
-            client_id: vars.read("STREAMING_CLIENT_ID", "tidings".into(), "a name", |text| Some(text.into())),
+            client: vars.client(),
             source: vars.read("STREAMING_CLOUDEVENTS_SOURCE", None, "a URI reference such as //shop/orders", |text| {
                 text.parse().ok().map(Some)
             }),
             naming: vars.naming(),
             policies: vars.policies(),
-            linger: vars.millis("STREAMING_BATCH_LINGER_MS", 0, 0..=10_000),
-            batch_max_bytes: vars.number("STREAMING_BATCH_MAX_BYTES", 1_048_576, 1_024..=100_000_000),
-            max_buffered_records: vars.number("STREAMING_MAX_BUFFERED_RECORDS", 10_000, 1..=10_000_000),
             max_record_bytes: vars.number("STREAMING_MAX_RECORD_BYTES", BROKER_MAX_RECORD_BYTES, 1_024..=100_000_000),
-            compression: vars.read(
-                "STREAMING_COMPRESSION",
-                Compression::Lz4,
-                "none, gzip, snappy, lz4 or zstd",
-                compression,
-            ),
-            record_retries: vars.number("STREAMING_RECORD_RETRIES", 2_147_483_647, 0..=2_147_483_647),
             delivery_timeout: vars.seconds("STREAMING_RECORD_DELIVERY_TIMEOUT_S", 30, 1..=3_600),
             direct_timeout: vars.millis("STREAMING_DIRECT_TIMEOUT_MS", 2_000, 10..=3_600_000),
             close_timeout: vars.seconds("STREAMING_CLOSE_TIMEOUT_S", 30, 1..=3_600),
@@ -141,7 +137,7 @@ impl Config {
         };
         vars.require_acks_all();
         if config.enabled {
-            vars.require("STREAMING_BROKERS", !config.brokers.is_empty(), "set it, or STREAMING_ENABLED=false");
+            vars.require("STREAMING_BROKERS", !config.client.brokers.is_empty(), "set it, or STREAMING_ENABLED=false");
             vars.require(
                 "STREAMING_CLOUDEVENTS_SOURCE",
                 config.source.is_some(),
@@ -231,6 +227,23 @@ impl Vars {
 
     fn seconds(&mut self, name: &str, default: u64, range: std::ops::RangeInclusive<u64>) -> Duration {
         Duration::from_secs(self.number(name, default, range))
+    }
+
+    fn client(&mut self) -> ClientSettings {
+        ClientSettings {
+            brokers: self.read("STREAMING_BROKERS", Vec::new(), "host:port, apart by commas", |text| Some(list(text))),
+            client_id: self.read("STREAMING_CLIENT_ID", "tidings".into(), "a name", |text| Some(text.into())),
+            linger: self.millis("STREAMING_BATCH_LINGER_MS", 0, 0..=10_000),
+            batch_max_bytes: self.number("STREAMING_BATCH_MAX_BYTES", 1_048_576, 1_024..=100_000_000),
+            max_buffered_records: self.number("STREAMING_MAX_BUFFERED_RECORDS", 10_000, 1..=10_000_000),
+            compression: self.read(
+                "STREAMING_COMPRESSION",
+                Compression::Lz4,
+                "none, gzip, snappy, lz4 or zstd",
+                compression,
+            ),
+            record_retries: self.number("STREAMING_RECORD_RETRIES", 2_147_483_647, 0..=2_147_483_647),
+        }
     }
 
     fn naming(&mut self) -> Naming {

@@ -1,6 +1,77 @@
 //! Domain events, published in order, never lost.
 //!
-//! TODO crate docs
+//! A service that changes its database and tells others about it makes two writes that can't be one. tidings is the one
+//! dependency that keeps them together: services hold an [`Emitter`]; a [`Producer`] publishes events as CloudEvents on
+//! Kafka, stores them in an outbox in the service's own database when it can't or must not, and relays them from there.
+//!
+//! ```no_run
+//! use tidings::{Catalog, Config, EmitRequest, EmitterExt, EventDefinition, PostgresOutbox};
+//!
+//! # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+//! let catalog = Catalog::new([EventDefinition::new("order.created", "order", "created")])?;
+//! let outbox = PostgresOutbox::connect("postgres://shop@localhost/shop")?;
+//! outbox.migrate().await?;
+//! let shutdown = async { tokio::signal::ctrl_c().await.unwrap() };
+//! let (emitter, relay) = tidings::emitter(Config::from_env()?, catalog, outbox, shutdown).await?;
+//! tokio::spawn(relay);
+//!
+//! let request = |order: &'static str| EmitRequest::new("order.created").tenant("t-abc").subject(order).payload("{}");
+//! emitter.emit(request("order-17")).await?;                  // on the topic, or in the outbox
+//!
+//! let mut tx = pool.begin().await?;                          // the service's own transaction
+//! emitter.emit_in(&mut tx, request("order-18")).await?;      // exists exactly if it commits
+//! tx.commit().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # The way of an event
+//!
+//! ```text
+//!                    emit                               emit_in, in the caller's transaction
+//!                      |                                  |
+//!          checked against the catalog        checked against the catalog
+//!                      |                                  |
+//!         older events of its lane in the                 |
+//!         outbox, or breaker open, or          yes        v
+//!         policy `always`?   ------------------------> outbox ---- relay, lane by lane
+//!                      | no                               ^                |
+//!                      v                                  |                v
+//!                 Kafka client ---- not confirmed --------+            Kafka topic
+//!                      |                                                   ^
+//!                      +------------------- confirmed ---------------------+
+//! ```
+//!
+//! # Why an outbox?
+//!
+//! Published after the commit, an event is lost when the process dies in between. Published before it, an event is invented
+//! when the transaction rolls back. A row in the same transaction is neither. And a broker that is down costs a caller the
+//! time of one insert.
+//!
+//! # Promises
+//!
+//! * **Nothing lost**: an emit that returned `Ok` is on the topic, acknowledged by all replicas in sync, or durably in the
+//!   outbox.
+//! * **Nothing invented**: an event emitted in a transaction exists exactly if that commits.
+//! * **One order per key**: events of one partition key reach the topic in the order in which they were accepted, whichever
+//!   way each took, judged by the first occurrence of each. [`Emitter`] says what *accepted in order* means. It holds among
+//!   all emits of one producer; between two processes that emit events of the same key directly there is a window when one
+//!   of them falls back: [`OutboxMode::Always`] closes it.
+//! * **Bounded latency**: a caller waits for a broker that is down for the direct timeout (two seconds) at most.
+//! * **At least once**: a duplicate has the same `ce_id`. Duplicates come from a crash, or from a broker that did not answer
+//!   in time, and there are at most as many as were in flight.
+//!
+//! # Features
+//!
+//! | feature | default | |
+//! |---|---|---|
+//! | `kafka` | yes | the Kafka transport, over librdkafka (built from source, needs a C compiler) |
+//! | `postgres` | yes | [`PostgresOutbox`] |
+//! | `sqlite` | | `SqliteOutbox` (built from source, needs a C compiler) |
+//! | `tls`, `tls-vendored` | | a librdkafka with TLS, over the system's OpenSSL or one built from source |
+//! | `testing` | | the module `testing`: `MockEmitter`, a transport in memory |
+//!
+//! There is a no-op emitter for where streaming is off, [`NoopEmitter`], and a mock for unit tests, `MockEmitter`. Both check
+//! requests against the catalog as the producer does.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod breaker;
@@ -40,3 +111,8 @@ pub use crate::tx::{AsTx, Tx};
 
 /// The future that an object-safe asynchronous method returns.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The code in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

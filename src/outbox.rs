@@ -19,7 +19,8 @@ mod envelope;
 pub(crate) mod lane;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod migration;
-pub(crate) mod multirange;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod multirange;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
@@ -199,4 +200,21 @@ pub struct Settled {
     pub lanes: Vec<u16>,
     /// A mark that is higher than the id of every transaction that had drawn a number before.
     pub mark: u64,
+}
+
+/// The first number from 1 on that a set lacks.
+pub(crate) fn floor(set: &RangeSet<i64>) -> i64 {
+    set.first().filter(|range| range.start <= 1).map_or(1, |range| range.end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_floor_is_the_first_number_that_is_missing() {
+        assert_eq!(floor(&RangeSet::new()), 1);
+        assert_eq!(floor(&RangeSet::from_iter([2..5])), 1);
+        assert_eq!(floor(&RangeSet::from_iter([1..5, 7..9])), 5);
+    }
 }

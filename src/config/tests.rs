@@ -73,14 +73,17 @@ fn every_value_reaches_its_setting() {
         ("STREAMING_REQUIRED_ACKS", "all"),
     ];
     let config = Config::from_vars(ENABLED.into_iter().chain(vars)).unwrap();
-    assert_eq!(config.brokers, ["a:1", "b:2"]);
+    assert_eq!(config.client.brokers, ["a:1", "b:2"]);
     assert_eq!(config.source().unwrap().as_str(), "//shop/orders");
-    assert_eq!(config.client_id, "orders-1");
+    assert_eq!(config.client.client_id, "orders-1");
     assert_eq!(config.naming, Naming::new("shop").with_type_prefix("com.example"));
     assert_eq!(config.policies, "order.created.outbox=always".parse().unwrap());
-    assert_eq!(config.linger, Duration::from_millis(7));
-    assert_eq!((config.batch_max_bytes, config.max_buffered_records, config.max_record_bytes), (2000, 11, 5000));
-    assert_eq!((config.compression, config.record_retries), (Compression::Zstd, 3));
+    assert_eq!(config.client.linger, Duration::from_millis(7));
+    assert_eq!(
+        (config.client.batch_max_bytes, config.client.max_buffered_records, config.max_record_bytes),
+        (2000, 11, 5000)
+    );
+    assert_eq!((config.client.compression, config.client.record_retries), (Compression::Zstd, 3));
     assert_eq!(config.delivery_timeout, Duration::from_secs(12));
     assert_eq!(config.direct_timeout, Duration::from_millis(900));
     assert_eq!(config.close_timeout, Duration::from_secs(13));
@@ -114,7 +117,7 @@ fn enabled_without_brokers_or_source_is_an_error_and_disabled_is_not() {
 #[test]
 fn an_empty_variable_and_other_peoples_variables_count_as_not_set() {
     let config = Config::from_vars(ENABLED.into_iter().chain([("STREAMING_CLIENT_ID", ""), ("HOME", "/")])).unwrap();
-    assert_eq!(config.client_id, "tidings");
+    assert_eq!(config.client.client_id, "tidings");
 }
 
 #[test]

@@ -33,23 +33,11 @@ pub(crate) fn from_text(text: &str) -> Option<RangeSet<i64>> {
     Some(set)
 }
 
-/// The first number from 1 on that the set lacks.
-pub(crate) fn floor(set: &RangeSet<i64>) -> i64 {
-    set.first().filter(|range| range.start <= 1).map_or(1, |range| range.end)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn the_floor_is_the_first_number_that_is_missing() {
-        assert_eq!(floor(&RangeSet::new()), 1);
-        assert_eq!(floor(&from_text("{[2,5)}").unwrap()), 1);
-        assert_eq!(floor(&from_text("{[1,5),[7,9)}").unwrap()), 5);
-    }
 
     #[test]
     fn what_is_not_a_set_is_not_read() {

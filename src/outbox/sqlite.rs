@@ -6,7 +6,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Row as _, SqliteConnection, SqliteExecutor, SqlitePool};
 use uuid::Uuid;
 
-use super::{Head, Hole, Lease, Outbox, Page, Progress, Row, Settled, StoredRow, envelope, migration, multirange};
+use super::{
+    Head, Hole, Lease, Outbox, Page, Progress, Row, Settled, StoredRow, envelope, floor, migration, multirange,
+};
 use crate::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tx::{Inner, Tx};
@@ -19,8 +21,9 @@ use crate::tx::{Inner, Tx};
 /// # Examples
 ///
 /// ```
-/// # async fn example() -> tidings::Result<()> {
-/// let outbox = tidings::SqliteOutbox::open("shop.sqlite");
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> tidings::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// let outbox = tidings::SqliteOutbox::open(folder.path().join("shop.sqlite"));
 /// outbox.migrate().await?;
 /// # Ok(()) }
 /// ```
@@ -181,9 +184,8 @@ impl Outbox for SqliteOutbox {
 
     fn heads(&self) -> BoxFuture<'_, Result<Vec<Head>>> {
         Box::pin(async {
-            let head = |row: SqliteRow| {
-                Ok(Head { last: row.try_get("last")?, floor: multirange::floor(&set_of(&row, "published")?) })
-            };
+            let head =
+                |row: SqliteRow| Ok(Head { last: row.try_get("last")?, floor: floor(&set_of(&row, "published")?) });
             let rows = sqlx::query(HEADS).fetch_all(&self.pool).await;
             rows.and_then(|rows| rows.into_iter().map(head).collect()).map_err(Error::storage("reading the lanes"))
         })

@@ -98,7 +98,7 @@ impl ProducerBuilder {
 fn kafka(config: &Config) -> Result<Arc<Connect>> {
     use crate::transport::kafka::{KafkaTransport, config::client_config};
 
-    if config.brokers.is_empty() {
+    if config.client.brokers.is_empty() {
         let message =
             "streaming is enabled and there are no brokers: set STREAMING_BROKERS, or STREAMING_ENABLED=false";
         return Err(Error::new(ErrorKind::InvalidConfig, message));

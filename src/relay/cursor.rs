@@ -2,7 +2,7 @@
 
 use rangemap::RangeSet;
 
-use crate::outbox::{Hole, multirange};
+use crate::outbox::{Hole, floor};
 
 /// Which numbers of a lane are settled, which were read, and which are gaps.
 ///
@@ -133,7 +133,7 @@ impl Cursor {
 
     /// Every number below is settled.
     pub(crate) fn floor(&self) -> i64 {
-        multirange::floor(&self.settled)
+        floor(&self.settled)
     }
 
     /// What was settled since this was last asked.

@@ -21,25 +21,25 @@ pub(crate) fn client_config(config: &Config, role: Role) -> ClientConfig {
         Role::Relay => 0,
     };
     let buffered = match role {
-        Role::Direct => config.max_buffered_records,
+        Role::Direct => config.client.max_buffered_records,
         Role::Relay => RELAY_BUFFERED_RECORDS,
     };
     let mut client = ClientConfig::new();
     client
-        .set("bootstrap.servers", config.brokers.join(","))
-        .set("client.id", &config.client_id)
+        .set("bootstrap.servers", config.client.brokers.join(","))
+        .set("client.id", &config.client.client_id)
         // Nothing lost, nothing doubled by a retry, order kept within a partition.
         .set("acks", "all")
         .set("enable.idempotence", "true")
-        .set("message.send.max.retries", config.record_retries.to_string())
+        .set("message.send.max.retries", config.client.record_retries.to_string())
         .set("message.timeout.ms", message_timeout.to_string())
         // The partition that Java's and Go's clients choose for the same key.
         .set("partitioner", "murmur2_random")
         .set("queue.buffering.max.messages", buffered.to_string())
-        .set("queue.buffering.max.ms", config.linger.as_millis().to_string())
-        .set("batch.size", config.batch_max_bytes.to_string())
+        .set("queue.buffering.max.ms", config.client.linger.as_millis().to_string())
+        .set("batch.size", config.client.batch_max_bytes.to_string())
         .set("message.max.bytes", config.max_record_bytes.to_string())
-        .set("compression.type", config.compression.as_str())
+        .set("compression.type", config.client.compression.as_str())
         // A broker that comes back is found within a second, not within ten.
         .set("reconnect.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", "500")
