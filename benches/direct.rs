@@ -33,14 +33,16 @@ fn main() {
 
 async fn run(brokers: &str) {
     let payload = format!("{{\"text\":\"{}\"}}", "x".repeat(PAYLOAD_BYTES - 11));
-    let tidings = Arc::new(tidings(brokers).await);
-    let bare = Arc::new(bare(brokers));
+    let (tidings, bare) = (Arc::new(tidings(brokers).await), Arc::new(bare(brokers)));
+    let text = payload.clone();
+    let emit = move |caller| emit(Arc::clone(&tidings), caller, text.clone());
+    let send = move |caller| send(Arc::clone(&bare), caller, payload.clone());
     println!("{:>8} {:>14} {:>14} {:>7}", "callers", "tidings /s", "rdkafka /s", "ratio");
     for callers in CALLERS {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            ours.push(round(callers, |caller| emit(Arc::clone(&tidings), caller, payload.clone())).await);
-            theirs.push(round(callers, |caller| send(Arc::clone(&bare), caller, payload.clone())).await);
+            ours.push(round(callers, emit.clone()).await);
+            theirs.push(round(callers, send.clone()).await);
         }
         let (ours, theirs) = (median(ours), median(theirs));
         println!("{callers:>8} {ours:>14.0} {theirs:>14.0} {:>7.2}", ours / theirs);
