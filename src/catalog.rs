@@ -1,10 +1,13 @@
 //! The events that a service may emit.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use chrono::Utc;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::extension::{AttributeValue, Extensions};
 use crate::event::{EmitRequest, Event, EventId, attribute};
 use crate::policy::DeliveryPolicy;
 
@@ -22,7 +25,7 @@ pub(crate) mod compiled;
 ///     .with_description("An order was placed and paid for.")
 ///     .with_policy(DeliveryPolicy::default().with_outbox(OutboxMode::Always));
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 #[must_use]
 pub struct EventDefinition {
     key: String,
@@ -34,13 +37,26 @@ pub struct EventDefinition {
     description: Option<String>,
     pub(crate) system: bool,
     partition_key: PartitionKey,
+    pub(crate) mode: ContentMode,
+    pub(crate) extensions: Extensions,
     policy: DeliveryPolicy,
 }
 
-/// What the events of a definition are ordered by: the Kafka record key.
+/// How an event becomes a record (CloudEvents Kafka binding, section 3).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ContentMode {
+    /// The attributes are headers, the payload is the value.
+    #[default]
+    Binary,
+    /// The value is a JSON object with the attributes and the payload.
+    Structured,
+}
+
+/// What the events of a definition are ordered by: the Kafka record key, which is never empty.
 ///
 /// A system event is always keyed by `system:<event>`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum PartitionKey {
     /// The tenant; without one the subject; without that the id.
@@ -48,6 +64,38 @@ pub enum PartitionKey {
     Tenant,
     /// The subject; without one the id.
     Subject,
+    /// The extension attribute `partitionkey`; without one as [`Tenant`](Self::Tenant). The attribute stays in the event.
+    Attribute,
+    /// What a function of the service's says; from [`PartitionKey::custom`].
+    Custom(CustomKey),
+}
+
+impl PartitionKey {
+    /// What `key` says; where that is empty, as [`Tenant`](Self::Tenant).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tidings::{EventDefinition, PartitionKey};
+    ///
+    /// let by_region = PartitionKey::custom(|request| {
+    ///     request.extension_value("region").map(|region| region.to_text().into_owned()).unwrap_or_default()
+    /// });
+    /// let definition = EventDefinition::new("order.created", "order", "created").with_partition_key(by_region);
+    /// ```
+    pub fn custom(key: impl Fn(&EmitRequest) -> String + Send + Sync + 'static) -> Self {
+        Self::Custom(CustomKey(Arc::new(key)))
+    }
+}
+
+/// A function from a request to its record key.
+#[derive(Clone)]
+pub struct CustomKey(Arc<dyn Fn(&EmitRequest) -> String + Send + Sync>);
+
+impl std::fmt::Debug for CustomKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CustomKey")
+    }
 }
 
 impl EventDefinition {
@@ -63,6 +111,8 @@ impl EventDefinition {
             description: None,
             system: false,
             partition_key: PartitionKey::default(),
+            mode: ContentMode::default(),
+            extensions: Extensions::default(),
             policy: DeliveryPolicy::default(),
         }
     }
@@ -100,6 +150,18 @@ impl EventDefinition {
     /// Sets what these events are ordered by. Defaults to [`PartitionKey::Tenant`].
     pub fn with_partition_key(mut self, partition_key: PartitionKey) -> Self {
         self.partition_key = partition_key;
+        self
+    }
+
+    /// Sets how these events become records. Defaults to [`ContentMode::Binary`].
+    pub fn with_mode(mut self, mode: ContentMode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Sets an extension attribute that all these events have. See [`EmitRequest::extension`].
+    pub fn with_extension(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<AttributeValue>) -> Self {
+        self.extensions.set(name.into(), value.into());
         self
     }
 
@@ -142,22 +204,29 @@ impl EventDefinition {
         if attribute::major_version(&self.schema_version).is_none() {
             return Err(fault(format!("`{}` is not a semantic version such as 1.0.0", self.schema_version)));
         }
+        self.extensions.check(ErrorKind::InvalidDefinition).map_err(|error| fault(error.to_string()))?;
         if !self.content_type.contains('/') {
             return Err(fault(format!("`{}` is not a media type such as application/json", self.content_type)));
         }
         Ok(())
     }
 
-    /// The record key of `event`; never empty.
-    pub(crate) fn record_key(&self, event: &Event) -> String {
+    /// The record key of a request that was checked, and has this id; never empty.
+    fn record_key(&self, request: &EmitRequest, id: &EventId) -> String {
         if self.system {
             return format!("system:{}", self.event);
         }
-        let tenant = match self.partition_key {
-            PartitionKey::Tenant => event.tenant.as_deref(),
-            PartitionKey::Subject => None,
+        let chosen = match &self.partition_key {
+            PartitionKey::Tenant | PartitionKey::Subject => None,
+            PartitionKey::Attribute => request.extensions.get("partitionkey").map(|key| key.to_text().into_owned()),
+            PartitionKey::Custom(CustomKey(key)) => Some(key(request)),
         };
-        tenant.or(event.subject.as_deref()).map_or_else(|| event.id.to_string(), str::to_owned)
+        if let Some(key) = chosen.filter(|key| !key.is_empty()) {
+            return key;
+        }
+        let by_subject = matches!(self.partition_key, PartitionKey::Subject);
+        let tenant = request.tenant.as_deref().filter(|_| !by_subject);
+        tenant.or(request.subject.as_deref()).map_or_else(|| id.to_string(), str::to_owned)
     }
 }
 
@@ -242,36 +311,50 @@ impl Catalog {
     pub(crate) fn accept(&self, request: EmitRequest) -> Result<(usize, Event)> {
         let index = self.require(&request.definition_key)?;
         let definition = &self.definitions[index];
-        let id = request.id.unwrap_or_else(EventId::new);
-        let checked =
-            check_request(definition, request.tenant.as_deref(), request.subject.as_deref(), &request.payload);
-        if let Err(error) = checked {
+        let id = request.id.clone().unwrap_or_else(EventId::new);
+        if let Err(error) = check_request(definition, &request) {
             return Err(error.with_event_id(id));
         }
         let event = Event {
+            record_key: definition.record_key(&request, &id),
             id,
             time: request.time.unwrap_or_else(Utc::now),
             tenant: request.tenant.filter(|_| !definition.system),
             subject: request.subject,
             payload: request.payload,
+            extensions: request.extensions,
         };
-        Ok((index, event))
+        // Only a function of the service's can have made one that is not.
+        let key =
+            attribute::check("record key", &event.record_key, attribute::MAX_SOURCE_BYTES, ErrorKind::InvalidEvent);
+        match key {
+            Ok(()) => Ok((index, event)),
+            Err(error) => Err(error.with_event_id(event.id)),
+        }
     }
 }
 
-fn check_request(
-    definition: &EventDefinition,
-    tenant: Option<&str>,
-    subject: Option<&str>,
-    payload: &[u8],
-) -> Result<()> {
-    for (field, text, max) in
-        [("tenant", tenant, attribute::MAX_TENANT_BYTES), ("subject", subject, attribute::MAX_SUBJECT_BYTES)]
-    {
+fn check_request(definition: &EventDefinition, request: &EmitRequest) -> Result<()> {
+    for (field, text, max) in [
+        ("tenant", &request.tenant, attribute::MAX_TENANT_BYTES),
+        ("subject", &request.subject, attribute::MAX_SUBJECT_BYTES),
+    ] {
         if let Some(text) = text {
             attribute::check(field, text, max, ErrorKind::InvalidEvent)?;
         }
     }
+    request.extensions.check(ErrorKind::InvalidEvent)?;
+    if let Some((name, _)) = request.extensions.iter().find(|(name, _)| definition.extensions.get(name).is_some()) {
+        let message = format!("the extension attribute `{name}` is set by the definition of `{}`", definition.key);
+        return Err(Error::new(ErrorKind::InvalidEvent, message));
+    }
+    let Some(payload) = &request.payload else {
+        if definition.mode == ContentMode::Structured {
+            let message = format!("`{}` is in structured mode, which has no tombstones", definition.key);
+            return Err(Error::new(ErrorKind::InvalidEvent, message));
+        }
+        return Ok(());
+    };
     if attribute::is_json(&definition.content_type) {
         serde_json::from_slice::<serde::de::IgnoredAny>(payload).map_err(|source| {
             let message = format!("the payload of `{}` is not JSON, as its content type says", definition.key);
@@ -289,10 +372,8 @@ mod tests {
         EventDefinition::new("order.created", "order", "created")
     }
 
-    fn accept(definition: EventDefinition, request: EmitRequest) -> Result<(EventDefinition, Event)> {
-        let catalog = Catalog::new([definition])?;
-        let (index, event) = catalog.accept(request)?;
-        Ok((catalog.definitions[index].clone(), event))
+    fn accept(definition: EventDefinition, request: EmitRequest) -> Result<Event> {
+        Ok(Catalog::new([definition])?.accept(request)?.1)
     }
 
     #[test]
@@ -348,24 +429,44 @@ mod tests {
     #[test]
     fn the_record_key_is_tenant_then_subject_then_id_and_never_empty() {
         let key = |definition: EventDefinition, request: EmitRequest| {
-            let (definition, event) = accept(definition, request.payload("{}")).unwrap();
-            (definition.record_key(&event), event.id.to_string())
+            let event = accept(definition, request.payload("{}")).unwrap();
+            (event.record_key, event.id.to_string())
         };
         let bare = || EmitRequest::new("order.created");
         assert_eq!(key(definition(), bare().tenant("t").subject("s")).0, "t");
         assert_eq!(key(definition(), bare().subject("s")).0, "s");
         let (by_id, id) = key(definition(), bare());
         assert_eq!(by_id, id);
+        let by_attribute = definition().with_partition_key(PartitionKey::Attribute);
+        assert_eq!(key(by_attribute.clone(), bare().tenant("t").partition_key("p")).0, "p");
+        assert_eq!(key(by_attribute, bare().tenant("t")).0, "t");
+        let custom = |text: &'static str| definition().with_partition_key(PartitionKey::custom(move |_| text.into()));
+        assert_eq!(key(custom("c"), bare().tenant("t")).0, "c");
+        assert_eq!(key(custom(""), bare().tenant("t")).0, "t");
         let by_subject = definition().with_partition_key(PartitionKey::Subject);
         assert_eq!(key(by_subject, bare().tenant("t").subject("s")).0, "s");
     }
 
     #[test]
+    fn a_custom_key_that_no_store_could_hold_is_refused() {
+        let definition = definition().with_partition_key(PartitionKey::custom(|_| "a\0b".into()));
+        let error = accept(definition, EmitRequest::new("order.created").payload("{}")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidEvent);
+    }
+
+    #[test]
+    fn a_request_may_not_change_an_attribute_that_its_definition_sets() {
+        let definition = definition().with_extension("stage", "test");
+        let error =
+            accept(definition, EmitRequest::new("order.created").extension("stage", "live").payload("{}")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidEvent);
+    }
+
+    #[test]
     fn a_system_event_has_no_tenant_and_its_own_key() {
-        let (definition, event) =
-            accept(definition().with_system(true), EmitRequest::new("order.created").tenant("t").payload("{}"))
-                .unwrap();
+        let event = accept(definition().with_system(true), EmitRequest::new("order.created").tenant("t").payload("{}"))
+            .unwrap();
         assert_eq!(event.tenant, None);
-        assert_eq!(definition.record_key(&event), "system:created");
+        assert_eq!(event.record_key, "system:created");
     }
 }

@@ -13,6 +13,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::policy::PolicyOverride;
 
 pub(crate) mod attribute;
+mod documented;
+pub(crate) mod extension;
+
+use extension::{AttributeValue, Extensions};
 
 /// One event to emit: the key of its definition in the catalog, and what is particular to this occurrence.
 ///
@@ -40,7 +44,8 @@ pub struct EmitRequest {
     pub(crate) subject: Option<Cow<'static, str>>,
     pub(crate) id: Option<EventId>,
     pub(crate) time: Option<DateTime<Utc>>,
-    pub(crate) payload: Bytes,
+    pub(crate) payload: Option<Bytes>,
+    pub(crate) extensions: Extensions,
     pub(crate) policy: PolicyOverride,
 }
 
@@ -53,7 +58,8 @@ impl EmitRequest {
             subject: None,
             id: None,
             time: None,
-            payload: Bytes::new(),
+            payload: Some(Bytes::new()),
+            extensions: Extensions::default(),
             policy: PolicyOverride::default(),
         }
     }
@@ -100,7 +106,7 @@ impl EmitRequest {
             )
             .with_source(source)
         })?;
-        self.payload = json.into();
+        self.payload = Some(json.into());
         Ok(self)
     }
 
@@ -108,7 +114,20 @@ impl EmitRequest {
     ///
     /// If the definition's content type is JSON, they must be JSON.
     pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
-        self.payload = payload.into();
+        self.payload = Some(payload.into());
+        self
+    }
+
+    /// Makes the record a tombstone: one with a null value, by which a compacted topic forgets its key.
+    pub fn tombstone(mut self) -> Self {
+        self.payload = None;
+        self
+    }
+
+    /// Sets an extension attribute: a name of 1 to 20 lower-case letters and digits, and a value of one of the types of
+    /// the specification. Setting it again replaces the value.
+    pub fn extension(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<AttributeValue>) -> Self {
+        self.extensions.set(name.into(), value.into());
         self
     }
 
@@ -136,10 +155,16 @@ impl EmitRequest {
         self.subject.as_deref()
     }
 
-    /// The payload.
+    /// The payload; `None` of a tombstone.
     #[must_use]
-    pub fn payload_bytes(&self) -> &Bytes {
-        &self.payload
+    pub fn payload_bytes(&self) -> Option<&Bytes> {
+        self.payload.as_ref()
+    }
+
+    /// The value of an extension attribute, if it was set.
+    #[must_use]
+    pub fn extension_value(&self, name: &str) -> Option<&AttributeValue> {
+        self.extensions.get(name)
     }
 }
 
@@ -219,11 +244,14 @@ impl fmt::Debug for EventId {
 /// A request that the catalog has accepted: every field is there and within its limits.
 #[derive(Debug)]
 pub(crate) struct Event {
+    pub(crate) record_key: String,
     pub(crate) id: EventId,
     pub(crate) time: DateTime<Utc>,
     pub(crate) tenant: Option<Cow<'static, str>>,
     pub(crate) subject: Option<Cow<'static, str>>,
-    pub(crate) payload: Bytes,
+    /// `None` is a tombstone.
+    pub(crate) payload: Option<Bytes>,
+    pub(crate) extensions: Extensions,
 }
 
 #[cfg(test)]

@@ -92,12 +92,13 @@ pub mod transport;
 mod tx;
 pub mod wire;
 
-pub use crate::catalog::{Catalog, EventDefinition, PartitionKey};
+pub use crate::catalog::{Catalog, ContentMode, CustomKey, EventDefinition, PartitionKey};
 pub use crate::config::Config;
 pub use crate::emitter::noop::NoopEmitter;
 pub use crate::emitter::switch::emitter;
 pub use crate::emitter::{Emitter, EmitterExt, Health, Outcome, Receipt, StoredReason};
 pub use crate::error::{Error, ErrorKind, Result};
+pub use crate::event::extension::AttributeValue;
 pub use crate::event::{EmitRequest, EventId};
 pub use crate::naming::Naming;
 #[cfg(feature = "postgres")]

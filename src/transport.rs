@@ -24,8 +24,8 @@ pub struct Record {
     pub key: Bytes,
     /// The headers.
     pub headers: Headers,
-    /// The value.
-    pub payload: Bytes,
+    /// The value; `None` is a tombstone.
+    pub payload: Option<Bytes>,
 }
 
 impl Record {
@@ -40,7 +40,7 @@ impl Record {
     pub(crate) fn wire_bytes(&self) -> usize {
         // In the buffer of `Headers` each part has a length of four bytes, which stands for the five it may take here.
         let headers = self.headers.as_bytes().len() + self.headers.count() * (Self::HEADER_OVERHEAD_BYTES - 8);
-        Self::OVERHEAD_BYTES + self.key.len() + self.payload.len() + headers
+        Self::OVERHEAD_BYTES + self.key.len() + self.payload.as_ref().map_or(0, Bytes::len) + headers
     }
 }
 

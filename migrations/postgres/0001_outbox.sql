@@ -12,7 +12,7 @@ create table tidings.outbox (
   topic            text        not null,
   record_key       text        not null,
   headers          bytea       not null,
-  payload          bytea       not null,
+  payload          bytea,      -- null is a tombstone
   envelope_version smallint    not null
 ) partition by list (slot);
 

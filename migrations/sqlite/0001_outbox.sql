@@ -9,7 +9,7 @@ create table tidings_outbox (
   topic            text    not null,
   record_key       text    not null,
   headers          blob    not null,
-  payload          blob    not null,
+  payload          blob,   -- null is a tombstone
   envelope_version integer not null,
   primary key (lane, seq)
 ) strict;

@@ -9,7 +9,7 @@ use crate::event::{EmitRequest, Event, EventId, attribute};
 use crate::naming::Naming;
 use crate::policy::{DeliveryPolicy, EffectivePolicy, PolicyOverrides};
 use crate::transport::Record;
-use crate::wire::{self, Headers};
+use crate::wire::encode::{Encoder, HeaderStyle};
 
 /// A catalog with everything that does not change from emit to emit.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ struct Compiled {
     key: Arc<str>,
     topic: Arc<str>,
     policy: EffectivePolicy,
-    headers: Headers,
+    encoder: Encoder,
 }
 
 /// A request worked out: which definition, which policy, which record.
@@ -70,11 +70,9 @@ impl CompiledCatalog {
     pub(crate) fn resolve(&self, request: EmitRequest) -> Result<Resolved> {
         let policy_override = request.policy;
         let (index, event) = self.catalog.accept(request)?;
-        let (definition, compiled) = (&self.catalog.definitions()[index], &self.compiled[index]);
+        let compiled = &self.compiled[index];
         let id = event.id.clone();
-        compiled
-            .resolve(definition, event, &policy_override, self.max_record_bytes)
-            .map_err(|error| error.with_event_id(id))
+        compiled.resolve(event, &policy_override, self.max_record_bytes).map_err(|error| error.with_event_id(id))
     }
 }
 
@@ -98,21 +96,19 @@ impl Compiled {
                 &overrides.get(&definition.key),
                 has_outbox,
             )?,
-            headers: wire::constant_headers(definition, source, &ce_type),
+            encoder: Encoder::new(definition, source, &ce_type, HeaderStyle::default()),
         })
     }
 
     fn resolve(
         &self,
-        definition: &EventDefinition,
         event: Event,
         policy_override: &crate::policy::PolicyOverride,
         max_record_bytes: usize,
     ) -> Result<Resolved> {
         let policy = self.policy.for_request(&self.key, policy_override)?;
-        let key = definition.record_key(&event);
-        let headers = wire::headers(&self.headers, &event);
-        let record = Record { topic: Arc::clone(&self.topic), key: key.into(), headers, payload: event.payload };
+        let (headers, payload) = self.encoder.encode(&event);
+        let record = Record { topic: Arc::clone(&self.topic), key: event.record_key.into(), headers, payload };
         let size = record.wire_bytes();
         if size > max_record_bytes {
             return Err(Error::new(

@@ -12,6 +12,9 @@ pub(crate) const MAX_SCHEMA_VERSION_BYTES: usize = 64;
 pub(crate) const MAX_CONTENT_TYPE_BYTES: usize = 256;
 pub(crate) const MAX_DATA_SCHEMA_BYTES: usize = 2048;
 pub(crate) const MAX_SOURCE_BYTES: usize = 2048;
+/// What the specification asks producers to keep to.
+pub(crate) const MAX_EXTENSION_NAME_BYTES: usize = 20;
+pub(crate) const MAX_EXTENSION_BYTES: usize = 2048;
 pub(crate) const MAX_DESCRIPTION_BYTES: usize = 2048;
 
 /// Checks that `text` is not empty, at most `max_bytes` long, and free of control characters.
@@ -32,6 +35,14 @@ pub(crate) fn check(field: &str, text: &str, max_bytes: usize, kind: ErrorKind) 
 pub(crate) fn is_json(content_type: &str) -> bool {
     let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     media_type == "application/json" || media_type == "text/json" || media_type.ends_with("+json")
+}
+
+/// Whether a URI begins with a scheme (RFC 3986, section 3.1).
+pub(crate) fn has_scheme(uri: &str) -> bool {
+    uri.split_once(':').is_some_and(|(scheme, _)| {
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+    })
 }
 
 /// The `ce_source` of everything a service emits: a URI reference such as `//shop/orders`, of 1 to 2,048 bytes.

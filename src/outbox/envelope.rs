@@ -15,7 +15,7 @@ pub(crate) fn decode(
     topic: &str,
     key: Bytes,
     headers: Vec<u8>,
-    payload: Vec<u8>,
+    payload: Option<Vec<u8>>,
 ) -> Result<Record, Error> {
     if version != VERSION {
         let message =
@@ -24,5 +24,5 @@ pub(crate) fn decode(
     }
     let headers = Headers::from_bytes(headers.into())
         .map_err(|source| Error::new(ErrorKind::Schema, "the headers of the row can't be read").with_source(source))?;
-    Ok(Record { topic: topic.into(), key, headers, payload: payload.into() })
+    Ok(Record { topic: topic.into(), key, headers, payload: payload.map(Into::into) })
 }

@@ -157,7 +157,6 @@ async fn applied(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<i32>> {
 }
 
 async fn append(executor: impl PgExecutor<'_>, rows: &[Row]) -> Result<Vec<i64>> {
-    let column = |of: fn(&Row) -> &[u8]| rows.iter().map(of).collect::<Vec<_>>();
     let keys = rows.iter().map(|row| String::from_utf8_lossy(&row.record.key)).collect::<Vec<_>>();
     sqlx::query_scalar(APPEND)
         .bind(rows.iter().map(|row| lane_number(row.lane)).collect::<Vec<_>>())
@@ -165,8 +164,8 @@ async fn append(executor: impl PgExecutor<'_>, rows: &[Row]) -> Result<Vec<i64>>
         .bind(rows.iter().map(|row| &*row.definition_key).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| &*row.record.topic).collect::<Vec<_>>())
         .bind(keys.iter().map(|key| &**key).collect::<Vec<_>>())
-        .bind(column(|row| row.record.headers.as_bytes()))
-        .bind(column(|row| &row.record.payload))
+        .bind(rows.iter().map(|row| row.record.headers.as_bytes()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.record.payload.as_deref()).collect::<Vec<_>>())
         .bind(envelope::VERSION)
         .fetch_all(executor)
         .await

@@ -117,7 +117,7 @@ async fn append(connection: &mut SqliteConnection, rows: &[Row]) -> sqlx::Result
             .bind(&*row.record.topic)
             .bind(String::from_utf8_lossy(&row.record.key))
             .bind(row.record.headers.as_bytes())
-            .bind(&row.record.payload[..])
+            .bind(row.record.payload.as_deref())
             .bind(envelope::VERSION)
             .fetch_one(&mut *connection)
             .await?;

@@ -71,7 +71,7 @@ impl Outbox for FakeOutbox {
         let rows = self.rows.lock().unwrap();
         let of_hole = |hole: &Hole| rows.range(hole.low..hole.high).take(limit.try_into().unwrap()).collect::<Vec<_>>();
         let found = holes.iter().flat_map(of_hole).map(|(number, key)| {
-            let (key, payload) = (Bytes::from(key.clone()), Bytes::from(number.to_string()));
+            let (key, payload) = (Bytes::from(key.clone()), Some(Bytes::from(number.to_string())));
             let record = Record { topic: "t".into(), key: key.clone(), headers: Headers::default(), payload };
             StoredRow { lane: 0, sequence: *number, key, record: Ok(record) }
         });
@@ -119,7 +119,7 @@ async fn until(condition: impl Fn() -> bool) {
 }
 
 fn numbers(transport: &MemoryTransport) -> Vec<i64> {
-    let number = |record: Record| std::str::from_utf8(&record.payload).unwrap().parse().unwrap();
+    let number = |record: Record| std::str::from_utf8(record.payload.as_deref().unwrap()).unwrap().parse().unwrap();
     transport.records().into_iter().map(number).collect()
 }
 

@@ -87,10 +87,12 @@ impl Transport for KafkaTransport {
         for (key, value) in record.headers.iter() {
             headers = headers.insert(Header { key, value: Some(value) });
         }
-        let message = BaseRecord::with_opaque_to(&record.topic, Box::new(on_delivery))
-            .key(&record.key[..])
-            .payload(&record.payload[..])
-            .headers(headers);
+        let message =
+            BaseRecord::with_opaque_to(&record.topic, Box::new(on_delivery)).key(&record.key[..]).headers(headers);
+        let message = match &record.payload {
+            Some(payload) => message.payload(&payload[..]),
+            None => message,
+        };
         self.gauge.in_flight.add();
         let Err((error, refused)) = self.producer.send(message) else {
             return Ok(());

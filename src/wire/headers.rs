@@ -37,11 +37,17 @@ impl Headers {
     ///
     /// If the name or the value has 4 GiB or more, which no record can.
     pub fn push(&mut self, name: &str, value: &[u8]) {
-        for part in [name.as_bytes(), value] {
-            let len = u32::try_from(part.len()).expect("a header is smaller than 4 GiB");
-            self.0.put_u32(len);
-            self.0.put_slice(part);
-        }
+        self.push_prefixed("", name, value);
+    }
+
+    /// Appends a header whose name is in two parts.
+    pub(crate) fn push_prefixed(&mut self, prefix: &str, name: &str, value: &[u8]) {
+        const SMALL: &str = "a header is smaller than 4 GiB";
+        self.0.put_u32(u32::try_from(prefix.len() + name.len()).expect(SMALL));
+        self.0.put_slice(prefix.as_bytes());
+        self.0.put_slice(name.as_bytes());
+        self.0.put_u32(u32::try_from(value.len()).expect(SMALL));
+        self.0.put_slice(value);
     }
 
     /// The headers, in order.

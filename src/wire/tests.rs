@@ -8,8 +8,9 @@ use cloudevents::{AttributesReader, EventBuilder, EventBuilderV10};
 use proptest::prelude::*;
 
 use super::*;
+use crate::catalog::EventDefinition;
 use crate::event::{EmitRequest, EventId};
-use crate::{Catalog, Naming, PolicyOverrides};
+use crate::{Catalog, ContentMode, Naming, PolicyOverrides};
 
 /// What a request becomes on the wire.
 fn encode(definition: EventDefinition, request: EmitRequest) -> (Headers, Bytes) {
@@ -23,7 +24,7 @@ fn encode(definition: EventDefinition, request: EmitRequest) -> (Headers, Bytes)
     )
     .unwrap();
     let record = compiled.resolve(request).unwrap().record;
-    (record.headers, record.payload)
+    (record.headers, record.payload.unwrap())
 }
 
 fn definition() -> EventDefinition {
@@ -119,6 +120,162 @@ impl BinarySerializer<BTreeMap<String, String>> for SdkHeaders {
     }
 }
 
+/// The record of a request whose definition, in this style, is `definition`.
+fn styled(definition: EventDefinition, style: HeaderStyle, request: EmitRequest) -> (Headers, Option<Bytes>) {
+    let encoder =
+        encode::Encoder::new(&definition, &"//shop/orders".parse().unwrap(), "com.example.shop.order.created", style);
+    let (_, event) = Catalog::new([definition.clone()]).unwrap().accept(request).unwrap();
+    encoder.encode(&event)
+}
+
+fn full_request() -> EmitRequest {
+    EmitRequest::new("order.created")
+        .id("e-1".parse().unwrap())
+        .time(DateTime::from_timestamp(1_772_353_230, 500_000_000).unwrap())
+        .tenant("t-é")
+        .subject("order 17%")
+        .extension("region", "eu")
+        .extension("retries", -3)
+        .extension("fraudcheck", true)
+        .extension("digest", crate::AttributeValue::Binary(vec![0xca, 0xfe].into()))
+        .payload(r#"{"b": 1,  "a":"é"}"#)
+}
+
+#[test]
+fn structured_mode_is_the_json_format_with_the_payload_byte_for_byte() {
+    let definition = definition().with_mode(ContentMode::Structured).with_extension("stage", "test");
+    let (headers, value) = styled(definition, HeaderStyle::Binding, full_request());
+    assert_eq!(
+        headers.iter().collect::<Vec<_>>(),
+        [("content-type", &b"application/cloudevents+json; charset=utf-8"[..])]
+    );
+    let expected = concat!(
+        r#"{"specversion":"1.0","source":"//shop/orders","type":"com.example.shop.order.created","#,
+        r#""datacontenttype":"application/json","resourcetype":"order","eventtype":"created","schemaversion":"1.0.0","#,
+        r#""stage":"test","id":"e-1","time":"2026-03-01T08:20:30.500Z","subject":"order 17%","tenantid":"t-é","#,
+        r#""region":"eu","retries":-3,"fraudcheck":true,"digest":"yv4=","data":{"b": 1,  "a":"é"}}"#,
+    );
+    assert_eq!(std::str::from_utf8(&value.unwrap()).unwrap(), expected);
+}
+
+#[test]
+fn structured_mode_has_other_payloads_in_base64_and_empty_ones_not_at_all() {
+    let definition = definition().with_mode(ContentMode::Structured).with_content_type("application/octet-stream");
+    let value = |payload: &'static [u8]| {
+        let request = EmitRequest::new("order.created").payload(payload);
+        let (headers, value) = styled(definition.clone(), HeaderStyle::Binding, request);
+        decode(headers.iter(), value.as_deref()).unwrap().data
+    };
+    assert_eq!(value(b"\x00\xff").as_deref(), Some(&b"\x00\xff"[..]));
+    assert_eq!(value(b""), None);
+}
+
+#[test]
+fn the_dash_style_is_what_lib_streaming_writes() {
+    let definition = definition().with_data_schema("https://schemas.example/order.json");
+    let (headers, value) = styled(definition, HeaderStyle::Dash, full_request().extension("retries", 7));
+    let expected = [
+        ("ce-specversion", "1.0"),
+        ("ce-source", "//shop/orders"),
+        ("ce-type", "com.example.shop.order.created"),
+        ("ce-datacontenttype", "application/json"),
+        ("ce-dataschema", "https://schemas.example/order.json"),
+        ("ce-resourcetype", "order"),
+        ("ce-eventtype", "created"),
+        ("ce-schemaversion", "1.0.0"),
+        ("ce-id", "e-1"),
+        ("ce-time", "2026-03-01T08:20:30.5Z"),
+        ("ce-subject", "order 17%"),
+        ("ce-tenantid", "t-é"),
+        ("ce-region", "eu"),
+        ("ce-retries", "7"),
+        ("ce-fraudcheck", "true"),
+        ("ce-digest", "yv4="),
+    ];
+    assert_eq!(headers.iter().collect::<Vec<_>>(), expected.map(|(name, value)| (name, value.as_bytes())));
+    assert_eq!(value.unwrap(), r#"{"b": 1,  "a":"é"}"#);
+}
+
+#[test]
+fn a_tombstone_has_headers_and_no_value() {
+    let (headers, value) = styled(definition(), HeaderStyle::Binding, EmitRequest::new("order.created").tombstone());
+    assert_eq!(value, None);
+    assert_eq!(decode(headers.iter(), None).unwrap().data, None);
+    let structured = definition().with_mode(ContentMode::Structured);
+    let refused = Catalog::new([structured]).unwrap().accept(EmitRequest::new("order.created").tombstone());
+    assert_eq!(refused.unwrap_err().kind(), crate::ErrorKind::InvalidEvent);
+}
+
+const MINIMAL: [(&str, &[u8]); 4] =
+    [("ce_specversion", b"1.0"), ("ce_id", b"1"), ("ce_source", b"s"), ("ce_type", b"t")];
+
+#[test]
+fn decoding_keeps_unknown_extensions_their_duplicates_and_order_and_leaves_other_headers_alone() {
+    let more: [(&str, &[u8]); 5] = [
+        ("ce_zeta", b"1"),
+        ("ce_alpha", b"2"),
+        ("ce_zeta", b"3"),
+        ("x-other", b"\xff"),
+        ("Content-Type", b"text/plain"),
+    ];
+    let event = decode(MINIMAL.into_iter().chain(more), Some(b"")).unwrap();
+    let extensions = [("zeta", "1"), ("alpha", "2"), ("zeta", "3")];
+    assert_eq!(event.extensions, extensions.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert_eq!(event.content_type.as_deref(), Some("text/plain"));
+    assert_eq!(event.data, Some(Bytes::new()), "an empty value is not a tombstone");
+}
+
+#[test]
+fn the_mode_is_told_by_the_content_type_in_any_case_and_with_parameters() {
+    let value = br#"{"specversion":"1.0","id":"1","source":"s","type":"t","data":[1]}"#;
+    for content_type in ["application/cloudevents+json", "APPLICATION/CloudEvents+JSON ; charset=UTF-8"] {
+        let event = decode([("content-type", content_type.as_bytes())], Some(value)).unwrap();
+        assert_eq!(event.data.as_deref(), Some(&b"[1]"[..]), "{content_type}");
+    }
+    for unsupported in ["application/cloudevents-batch+json", "application/cloudevents+avro"] {
+        assert!(decode([("content-type", unsupported.as_bytes())], Some(value)).is_err(), "{unsupported}");
+    }
+}
+
+#[test]
+fn text_that_is_not_json_may_stand_in_structured_data_as_a_string() {
+    let value =
+        br#"{"specversion":"1.0","id":"1","source":"s","type":"t","datacontenttype":"text/plain","data":"a\nb"}"#;
+    let event = decode([("content-type", &b"application/cloudevents+json"[..])], Some(value)).unwrap();
+    assert_eq!(event.data.as_deref(), Some(&b"a\nb"[..]));
+}
+
+#[test]
+fn what_is_not_a_cloudevent_is_refused_and_the_attribute_named() {
+    for missing in ["ce_specversion", "ce_id", "ce_source", "ce_type"] {
+        let rest = MINIMAL.into_iter().filter(|(name, _)| *name != missing);
+        let error = decode(rest, Some(b"")).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::InvalidEvent);
+        assert!(error.to_string().contains(missing.trim_start_matches("ce_")), "{error}");
+    }
+    for (name, value) in [
+        ("ce_specversion", &b"0.3"[..]),
+        ("ce_time", b"yesterday"),
+        ("ce_id", b"\xff"),
+        ("content-type", b"\xff"),
+        ("ce_id", b""),
+    ] {
+        assert!(decode(MINIMAL.into_iter().chain([(name, value)]), Some(b"")).is_err(), "{name}");
+    }
+    for value in [
+        "",
+        "[]",
+        "{",
+        r#"{"specversion":"1.0","id":"1","source":"s","type":"t","data":1,"data_base64":"AA=="}"#,
+        r#"{"specversion":"1.0","id":[],"source":"s","type":"t"}"#,
+        r#"{"specversion":"1.0","id":"1","source":"s","type":"t","data_base64":"?"}"#,
+    ] {
+        let error =
+            decode([("content-type", &b"application/cloudevents+json"[..])], Some(value.as_bytes())).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::InvalidEvent, "{value}");
+    }
+}
+
 fn text(max: usize) -> impl Strategy<Value = String> {
     proptest::collection::vec(any::<char>().prop_filter("no controls", |c| !c.is_control()), 1..max)
         .prop_map(String::from_iter)
@@ -155,6 +312,56 @@ proptest! {
         let times = [ours.remove("ce_time").unwrap(), sdk.remove("ce_time").unwrap()];
         prop_assert_eq!(times.map(|t| DateTime::parse_from_rfc3339(&t).unwrap()), [time.fixed_offset(); 2]);
         prop_assert_eq!(ours, sdk);
+    }
+
+    #[test]
+    fn what_was_encoded_is_decoded_in_either_mode_and_style(
+        id in text(40), tenant in proptest::option::of(text(40)), subject in proptest::option::of(text(80)),
+        flag in any::<bool>(), number in any::<i32>(), words in text(30), bytes in proptest::collection::vec(any::<u8>(), 1..40),
+        seconds in 0i64..4_000_000_000, nanos in 0u32..1_000_000_000, payload in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let time = DateTime::from_timestamp(seconds, nanos).unwrap();
+        let mut request = EmitRequest::new("order.created").id(id.parse().unwrap()).time(time).payload(payload.clone())
+            .extension("flag", flag).extension("number", number).extension("words", words.clone())
+            .extension("bytes", crate::AttributeValue::Binary(bytes.into())).extension("when", time);
+        if let Some(tenant) = &tenant { request = request.tenant(tenant.clone()); }
+        if let Some(subject) = &subject { request = request.subject(subject.clone()); }
+        let expected: Vec<_> = request.extensions.iter().map(|(name, value)| (name.to_owned(), value.to_text().into_owned())).collect();
+        for (mode, style) in [
+            (ContentMode::Binary, HeaderStyle::Binding),
+            (ContentMode::Binary, HeaderStyle::Dash),
+            (ContentMode::Structured, HeaderStyle::Binding),
+        ] {
+            let definition = definition().with_mode(mode).with_content_type("application/octet-stream");
+            let (headers, value) = styled(definition, style, request.clone());
+            let event = decode(headers.iter(), value.as_deref()).unwrap();
+            prop_assert_eq!(&event.id, &id);
+            prop_assert_eq!(event.source.as_str(), "//shop/orders");
+            prop_assert_eq!(event.event_type.as_str(), "com.example.shop.order.created");
+            prop_assert_eq!(event.time, Some(time.fixed_offset()));
+            prop_assert_eq!(event.subject.as_ref(), subject.as_ref());
+            prop_assert_eq!(event.content_type.as_deref(), Some("application/octet-stream"));
+            prop_assert_eq!(event.extension("tenantid"), tenant.as_deref());
+            prop_assert!(event.extensions.ends_with(&expected));
+            prop_assert_eq!(event.data.unwrap_or_default(), &payload);
+        }
+    }
+
+    #[test]
+    fn decoding_never_panics(
+        headers in proptest::collection::vec(
+            (prop_oneof!["ce_[a-z]{0,6}", "ce-(id|time|type)", Just("content-type".to_owned()), ".{0,10}"],
+             prop_oneof![proptest::collection::vec(any::<u8>(), 0..30), Just(b"application/cloudevents+json".to_vec()), Just(b"1.0".to_vec())]),
+            0..8),
+        value in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200)),
+    ) {
+        let _ = decode(headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())), value.as_deref());
+    }
+
+    #[test]
+    fn decoding_a_json_object_never_panics(members in proptest::collection::vec(("[a-z_0-9]{0,12}", "[\\[\\]{}\":,0-9a-z]{0,12}"), 0..6)) {
+        let json = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect::<Vec<_>>().join(",");
+        let _ = decode([("content-type", &b"application/cloudevents+json"[..])], Some(format!("{{{json}}}").as_bytes()));
     }
 
     #[test]

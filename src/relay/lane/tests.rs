@@ -8,7 +8,7 @@ use crate::wire::Headers;
 
 fn row(sequence: i64, key: &str) -> StoredRow {
     let key = Bytes::copy_from_slice(key.as_bytes());
-    let record = Record { topic: "t".into(), key: key.clone(), headers: Headers::default(), payload: Bytes::new() };
+    let record = Record { topic: "t".into(), key: key.clone(), headers: Headers::default(), payload: None };
     StoredRow { lane: 0, sequence, key, record: Ok(record) }
 }
 

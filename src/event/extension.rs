@@ -1,0 +1,242 @@
+//! Extension attributes: names and typed values.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+
+use super::attribute;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The value of a CloudEvents attribute, of one of the types of the specification.
+///
+/// # Examples
+///
+/// ```
+/// use tidings::{AttributeValue, EmitRequest};
+///
+/// let request = EmitRequest::new("order.created")
+///     .extension("region", "eu")
+///     .extension("retries", 3)
+///     .extension("fraudcheck", true)
+///     .extension("digest", AttributeValue::Binary(vec![0xca, 0xfe].into()));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AttributeValue {
+    /// `true` or `false`.
+    Boolean(bool),
+    /// A whole number of 32 bits.
+    Integer(i32),
+    /// Text without control characters.
+    String(Cow<'static, str>),
+    /// Bytes; on the wire in base64.
+    Binary(Bytes),
+    /// An absolute URI.
+    Uri(Cow<'static, str>),
+    /// A URI reference.
+    UriReference(Cow<'static, str>),
+    /// A point in time.
+    Timestamp(DateTime<Utc>),
+}
+
+impl AttributeValue {
+    /// The canonical text of the specification, which is what a header carries.
+    #[must_use]
+    pub fn to_text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Boolean(true) => "true".into(),
+            Self::Boolean(false) => "false".into(),
+            Self::Integer(number) => number.to_string().into(),
+            Self::String(text) | Self::Uri(text) | Self::UriReference(text) => Cow::Borrowed(text),
+            Self::Binary(bytes) => base64::Engine::encode(&base64::prelude::BASE64_STANDARD, bytes).into(),
+            Self::Timestamp(time) => time_text(time).into(),
+        }
+    }
+
+    /// The value in the JSON event format.
+    pub(crate) fn to_json(&self) -> String {
+        match self {
+            Self::Boolean(_) | Self::Integer(_) => self.to_text().into_owned(),
+            _ => serde_json::Value::from(self.to_text()).to_string(),
+        }
+    }
+
+    fn check(&self, name: &str, kind: ErrorKind) -> Result<()> {
+        match self {
+            Self::String(text) => attribute::check(name, text, attribute::MAX_EXTENSION_BYTES, kind),
+            Self::Uri(text) | Self::UriReference(text) => {
+                attribute::check(name, text, attribute::MAX_EXTENSION_BYTES, kind)?;
+                let absolute = !matches!(self, Self::Uri(_)) || attribute::has_scheme(text);
+                if absolute && !text.contains(char::is_whitespace) {
+                    return Ok(());
+                }
+                Err(Error::new(
+                    kind,
+                    format!("`{name}` is not a URI{}", if absolute { " reference" } else { " with a scheme" }),
+                ))
+            }
+            Self::Binary(bytes) if bytes.len() > attribute::MAX_EXTENSION_BYTES => {
+                let max = attribute::MAX_EXTENSION_BYTES;
+                Err(Error::new(kind, format!("`{name}` is {} bytes long; at most {max} are allowed", bytes.len())))
+            }
+            Self::Boolean(_) | Self::Integer(_) | Self::Binary(_) | Self::Timestamp(_) => Ok(()),
+        }
+    }
+}
+
+/// RFC 3339 in UTC, with as many digits of the second as there are.
+pub(crate) fn time_text(time: &DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+macro_rules! from {
+    ($($type:ty => $variant:ident,)+) => { $(
+        impl From<$type> for AttributeValue {
+            fn from(value: $type) -> Self {
+                Self::$variant(value.into())
+            }
+        }
+    )+ };
+}
+
+from! {
+    bool => Boolean,
+    i32 => Integer,
+    &'static str => String,
+    String => String,
+    DateTime<Utc> => Timestamp,
+}
+
+/// Extension attributes in the order in which they were set.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Extensions(Vec<(Cow<'static, str>, AttributeValue)>);
+
+impl Extensions {
+    /// Sets an attribute, in place of an earlier one of that name.
+    pub(crate) fn set(&mut self, name: Cow<'static, str>, value: AttributeValue) {
+        match self.0.iter_mut().find(|(other, _)| *other == name) {
+            Some((_, old)) => *old = value,
+            None => self.0.push((name, value)),
+        }
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&AttributeValue> {
+        self.0.iter().find(|(other, _)| other == name).map(|(_, value)| value)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &AttributeValue)> {
+        self.0.iter().map(|(name, value)| (&**name, value))
+    }
+
+    /// Checks every name and value.
+    pub(crate) fn check(&self, kind: ErrorKind) -> Result<()> {
+        for (name, value) in self.iter() {
+            check_name(name, kind)?;
+            value.check(name, kind)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Extensions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+/// The names that mean something else: the attributes of the specification, and those that the library sets itself.
+const RESERVED: [&str; 14] = [
+    "specversion",
+    "id",
+    "source",
+    "type",
+    "datacontenttype",
+    "dataschema",
+    "subject",
+    "time",
+    "data",
+    "tenantid",
+    "resourcetype",
+    "eventtype",
+    "schemaversion",
+    "systemevent",
+];
+
+fn check_name(name: &str, kind: ErrorKind) -> Result<()> {
+    let fault = if name.is_empty() || name.len() > attribute::MAX_EXTENSION_NAME_BYTES {
+        format!("has {} characters; 1 to {} are allowed", name.len(), attribute::MAX_EXTENSION_NAME_BYTES)
+    } else if !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
+        "has a character other than lower-case letters and digits".to_owned()
+    } else if RESERVED.contains(&name) {
+        "is the name of an attribute that is set in another way".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(kind, format!("the extension attribute `{name}` {fault}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &'static str, value: impl Into<AttributeValue>) -> Result<()> {
+        let mut extensions = Extensions::default();
+        extensions.set(name.into(), value.into());
+        extensions.check(ErrorKind::InvalidEvent)
+    }
+
+    #[test]
+    fn values_have_the_canonical_texts_of_the_specification() {
+        let time = DateTime::from_timestamp(1_700_000_000, 500_000_000).unwrap();
+        for (value, text) in [
+            (AttributeValue::from(true), "true"),
+            (false.into(), "false"),
+            ((-17).into(), "-17"),
+            ("ünïcode".into(), "ünïcode"),
+            (AttributeValue::Binary(vec![0xff, 0x00, 0x10].into()), "/wAQ"),
+            (AttributeValue::Uri("https://example.com/a".into()), "https://example.com/a"),
+            (time.into(), "2023-11-14T22:13:20.500Z"),
+        ] {
+            assert_eq!(value.to_text(), text);
+        }
+    }
+
+    #[test]
+    fn a_name_is_one_to_twenty_lower_case_letters_and_digits_and_not_reserved() {
+        for good in ["a", "comexampleextension1", "0"] {
+            assert!(check(good, 1).is_ok(), "{good}");
+        }
+        for bad in ["", "UPPER", "with_underscore", "with-dash", "é", "comexampleextension12", "subject", "tenantid"] {
+            assert_eq!(check(bad, 1).unwrap_err().kind(), ErrorKind::InvalidEvent, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_its_type_does_not_allow_is_refused() {
+        for bad in [
+            AttributeValue::from("a\nb"),
+            "".into(),
+            "x".repeat(2049).into(),
+            AttributeValue::Uri("no/scheme".into()),
+            AttributeValue::UriReference("has space".into()),
+            AttributeValue::Binary(vec![0; 2049].into()),
+        ] {
+            assert!(check("name", bad.clone()).is_err(), "{bad:?}");
+        }
+        assert!(check("name", AttributeValue::UriReference("a/b?c".into())).is_ok());
+    }
+
+    #[test]
+    fn setting_a_name_again_replaces_its_value() {
+        let mut extensions = Extensions::default();
+        extensions.set("a".into(), 1.into());
+        extensions.set("a".into(), 2.into());
+        assert_eq!(extensions.iter().collect::<Vec<_>>(), [("a", &AttributeValue::Integer(2))]);
+    }
+}
