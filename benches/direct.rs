@@ -104,8 +104,9 @@ async fn send(producer: Arc<FutureProducer>, caller: usize, payload: String) {
 }
 
 async fn tidings(brokers: &str) -> Producer {
-    let config =
-        Config::new("//bench/direct", [brokers]).expect("the settings are right").with_naming(Naming::new("tidings"));
+    let config = Config::new("//bench/direct", [brokers])
+        .expect("the settings are right")
+        .with_naming(Naming::per_event("tidings"));
     let catalog =
         Catalog::new([EventDefinition::new("order.created", "order", "created")]).expect("the catalog is right");
     Producer::builder(config, catalog).build().await.expect("the producer can be made")

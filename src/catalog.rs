@@ -36,10 +36,23 @@ pub struct EventDefinition {
     pub(crate) data_schema: Option<String>,
     description: Option<String>,
     pub(crate) system: bool,
+    pub(crate) class: EventClass,
     partition_key: PartitionKey,
     pub(crate) mode: ContentMode,
     pub(crate) extensions: Extensions,
     policy: DeliveryPolicy,
+}
+
+/// What kind of message an event is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EventClass {
+    /// Something that has happened, for whoever is interested.
+    #[default]
+    Fact,
+    /// Something that is to be done, for one reader. With [`Naming::per_application`](crate::Naming::per_application) it goes
+    /// to a topic of its own.
+    Command,
 }
 
 /// How an event becomes a record (CloudEvents Kafka binding, section 3).
@@ -110,6 +123,7 @@ impl EventDefinition {
             data_schema: None,
             description: None,
             system: false,
+            class: EventClass::default(),
             partition_key: PartitionKey::default(),
             mode: ContentMode::default(),
             extensions: Extensions::default(),
@@ -147,6 +161,12 @@ impl EventDefinition {
         self
     }
 
+    /// Sets what kind of message these events are. Defaults to [`EventClass::Fact`].
+    pub fn with_class(mut self, class: EventClass) -> Self {
+        self.class = class;
+        self
+    }
+
     /// Sets what these events are ordered by. Defaults to [`PartitionKey::Tenant`].
     pub fn with_partition_key(mut self, partition_key: PartitionKey) -> Self {
         self.partition_key = partition_key;
@@ -175,6 +195,11 @@ impl EventDefinition {
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key
+    }
+
+    /// The major number of the schema version, which the catalog has checked.
+    pub(crate) fn major_version(&self) -> u64 {
+        attribute::major_version(&self.schema_version).unwrap_or_default()
     }
 
     fn check(&self) -> Result<()> {
@@ -256,7 +281,7 @@ impl Catalog {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidDefinition`] if there is none, if one breaks a rule, or if two share their key, or their
-    /// resource, event and major schema version (which would share a topic).
+    /// resource, event and schema version.
     pub fn new(definitions: impl IntoIterator<Item = EventDefinition>) -> Result<Self> {
         let mut definitions: Vec<_> = definitions.into_iter().collect();
         definitions.sort_by(|a, b| a.key.cmp(&b.key));
@@ -271,11 +296,14 @@ impl Catalog {
             if by_key.insert(definition.key.clone(), index).is_some() {
                 return fault(format!("two events have the key `{}`", definition.key));
             }
-            let major = attribute::major_version(&definition.schema_version);
-            if !names.insert((&definition.resource, &definition.event, major)) {
+            if !names.insert((
+                &definition.resource,
+                &definition.event,
+                definition.schema_version.trim_start_matches('v'),
+            )) {
                 return fault(format!(
-                    "`{}` is the second event with resource `{}`, event `{}` and that major schema version",
-                    definition.key, definition.resource, definition.event
+                    "`{}` is the second event with resource `{}`, event `{}` and schema version `{}`",
+                    definition.key, definition.resource, definition.event, definition.schema_version
                 ));
             }
         }
@@ -395,9 +423,10 @@ mod tests {
     }
 
     #[test]
-    fn two_definitions_may_not_share_a_topic_but_two_majors_may_coexist() {
+    fn two_definitions_may_not_be_the_same_event_but_two_versions_may_coexist() {
         let other = |version: &str| EventDefinition::new("other", "order", "created").with_schema_version(version);
-        assert!(Catalog::new([definition(), other("1.4.0")]).is_err());
+        assert!(Catalog::new([definition(), other("1.0.0")]).is_err());
+        assert!(Catalog::new([definition(), other("v1.0.0")]).is_err());
         assert!(Catalog::new([definition(), other("2.0.0")]).is_ok());
     }
 

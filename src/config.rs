@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::attribute::Source;
 use crate::naming::Naming;
 use crate::policy::{PolicyOverrides, parse_bool};
+use crate::wire::{DEAD_LETTER_PREFIX, HeaderStyle};
 
 /// The settings of a service. `.env.reference` lists the variables with their defaults.
 ///
@@ -31,6 +32,8 @@ pub struct Config {
     pub(crate) client: ClientSettings,
     source: Option<Source>,
     pub(crate) naming: Naming,
+    pub(crate) header_style: HeaderStyle,
+    pub(crate) dead_letter_prefix: String,
     pub(crate) policies: PolicyOverrides,
     pub(crate) max_record_bytes: usize,
     pub(crate) delivery_timeout: Duration,
@@ -124,6 +127,13 @@ impl Config {
                 text.parse().ok().map(Some)
             }),
             naming: vars.naming(),
+            header_style: vars.read("STREAMING_HEADER_STYLE", HeaderStyle::Binding, "binding or dash", header_style),
+            dead_letter_prefix: vars.read(
+                "STREAMING_DLQ_HEADER_PREFIX",
+                DEAD_LETTER_PREFIX.into(),
+                "at most 64 letters, digits, `-` and `_`",
+                header_prefix,
+            ),
             policies: vars.policies(),
             max_record_bytes: vars.number("STREAMING_MAX_RECORD_BYTES", BROKER_MAX_RECORD_BYTES, 1_024..=100_000_000),
             delivery_timeout: vars.seconds("STREAMING_RECORD_DELIVERY_TIMEOUT_S", 30, 1..=3_600),
@@ -158,6 +168,13 @@ impl Config {
     #[must_use]
     pub fn with_naming(mut self, naming: Naming) -> Self {
         self.naming = naming;
+        self
+    }
+
+    /// Sets how the names of the headers are written. Defaults to [`HeaderStyle::Binding`].
+    #[must_use]
+    pub fn with_header_style(mut self, header_style: HeaderStyle) -> Self {
+        self.header_style = header_style;
         self
     }
 
@@ -247,11 +264,23 @@ impl Vars {
     }
 
     fn naming(&mut self) -> Naming {
-        let naming =
-            self.read("STREAMING_TOPIC_PREFIX", Naming::default(), "a topic prefix", |text| Some(Naming::new(text)));
-        let prefix =
-            self.read("STREAMING_CLOUDEVENTS_TYPE_PREFIX", None, "a prefix", |text| Some(Some(text.to_owned())));
-        match prefix {
+        type Strategy = fn(&str) -> Naming;
+        let strategy: Strategy = self.read(
+            "STREAMING_TOPIC_NAMING",
+            |prefix| Naming::per_event(prefix),
+            "per-event, per-application, lib-streaming-v0.2 or lib-streaming-v3",
+            |text| match text {
+                "per-event" => Some(|prefix| Naming::per_event(prefix)),
+                "per-application" => Some(|prefix| Naming::per_application(prefix)),
+                // Their prefixes are theirs.
+                "lib-streaming-v0.2" => Some(|_| Naming::lib_streaming_v0_2()),
+                "lib-streaming-v3" => Some(|_| Naming::lib_streaming_v3()),
+                _ => None,
+            },
+        );
+        let prefix = self.read("STREAMING_TOPIC_PREFIX", "events".to_owned(), "a prefix", |text| Some(text.into()));
+        let naming = strategy(&prefix);
+        match self.read("STREAMING_CLOUDEVENTS_TYPE_PREFIX", None, "a prefix", |text| Some(Some(text.to_owned()))) {
             Some(prefix) => naming.with_type_prefix(prefix),
             None => naming,
         }
@@ -294,6 +323,19 @@ fn list(text: &str) -> Vec<String> {
 fn compression(text: &str) -> Option<Compression> {
     let known = [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
     known.into_iter().find(|compression| compression.as_str() == text.to_ascii_lowercase())
+}
+
+fn header_style(text: &str) -> Option<HeaderStyle> {
+    match text {
+        "binding" => Some(HeaderStyle::Binding),
+        "dash" => Some(HeaderStyle::Dash),
+        _ => None,
+    }
+}
+
+fn header_prefix(text: &str) -> Option<String> {
+    let fits = text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    fits.then(|| text.to_owned())
 }
 
 fn ratio(text: &str) -> Option<f64> {

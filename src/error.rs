@@ -34,6 +34,7 @@ struct Inner {
     kind: ErrorKind,
     message: Cow<'static, str>,
     event_id: Option<EventId>,
+    dead_lettered: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -133,6 +134,11 @@ impl ErrorKind {
         self.is_broker_health() || matches!(self, Self::CircuitOpen | Self::LaneSpilled | Self::Storage)
     }
 
+    /// Whether an event that fails so may go to its dead-letter topic: the broker refused it, and is there.
+    pub(crate) fn is_dead_letter(self) -> bool {
+        matches!(self, Self::TooLarge | Self::Unauthorized | Self::UnknownTopic | Self::RecordRejected)
+    }
+
     /// Whether the failure says something about the broker rather than about one event.
     ///
     /// Only these failures count for the breaker and send an event to the outbox.
@@ -173,8 +179,19 @@ impl Error {
         self.0.event_id.as_ref()
     }
 
+    /// Whether the event is on its dead-letter topic.
+    #[must_use]
+    pub fn dead_lettered(&self) -> bool {
+        self.0.dead_lettered
+    }
+
+    pub(crate) fn into_dead_lettered(mut self) -> Self {
+        self.0.dead_lettered = true;
+        self
+    }
+
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), event_id: None, source: None }))
+        Self(Box::new(Inner { kind, message: message.into(), event_id: None, dead_lettered: false, source: None }))
     }
 
     pub(crate) fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -208,6 +225,9 @@ impl fmt::Debug for Error {
         out.field("kind", &self.0.kind).field("message", &self.0.message);
         if let Some(id) = &self.0.event_id {
             out.field("event_id", id);
+        }
+        if self.0.dead_lettered {
+            out.field("dead_lettered", &true);
         }
         if let Some(source) = &self.0.source {
             out.field("source", source);

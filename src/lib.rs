@@ -86,13 +86,14 @@ pub mod outbox;
 mod policy;
 mod producer;
 mod relay;
+mod sanitize;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transport;
 mod tx;
 pub mod wire;
 
-pub use crate::catalog::{Catalog, ContentMode, CustomKey, EventDefinition, PartitionKey};
+pub use crate::catalog::{Catalog, ContentMode, CustomKey, EventClass, EventDefinition, PartitionKey};
 pub use crate::config::Config;
 pub use crate::emitter::noop::NoopEmitter;
 pub use crate::emitter::switch::emitter;

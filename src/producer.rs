@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::BoxFuture;
 use crate::breaker::Breaker;
@@ -57,6 +58,9 @@ struct Shared {
     breaker: Arc<Breaker>,
     fallback: Option<Arc<Fallback>>,
     times: Times,
+    /// Names this producer in dead letters.
+    id: Uuid,
+    dead_letters: DeadLetters,
     closed: AtomicBool,
     running: InFlight,
 }
@@ -100,6 +104,13 @@ struct Times {
     /// A direct publish that can't.
     delivery: Duration,
     close: Duration,
+}
+
+/// How dead letters are written.
+#[derive(Debug)]
+struct DeadLetters {
+    prefix: String,
+    max_bytes: usize,
 }
 
 /// How long a health probe may take.

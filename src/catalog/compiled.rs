@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::{Catalog, EventDefinition};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::attribute::Source;
-use crate::event::{EmitRequest, Event, EventId, attribute};
+use crate::event::{EmitRequest, Event, EventId};
 use crate::naming::Naming;
-use crate::policy::{DeliveryPolicy, EffectivePolicy, PolicyOverrides};
+use crate::policy::{DeliveryPolicy, EffectivePolicy, PolicyOverride, PolicyOverrides};
 use crate::transport::Record;
 use crate::wire::encode::{Encoder, HeaderStyle};
 
@@ -24,8 +24,20 @@ pub(crate) struct CompiledCatalog {
 struct Compiled {
     key: Arc<str>,
     topic: Arc<str>,
+    dlq_topic: Arc<str>,
     policy: EffectivePolicy,
     encoder: Encoder,
+}
+
+/// What a catalog is compiled for.
+#[derive(Debug)]
+pub(crate) struct Settings<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) naming: &'a Naming,
+    pub(crate) style: HeaderStyle,
+    pub(crate) overrides: &'a PolicyOverrides,
+    pub(crate) has_outbox: bool,
+    pub(crate) max_record_bytes: usize,
 }
 
 /// A request worked out: which definition, which policy, which record.
@@ -33,19 +45,14 @@ struct Compiled {
 pub(crate) struct Resolved {
     pub(crate) id: EventId,
     pub(crate) definition_key: Arc<str>,
+    pub(crate) dlq_topic: Arc<str>,
     pub(crate) policy: DeliveryPolicy,
     pub(crate) record: Record,
 }
 
 impl CompiledCatalog {
-    pub(crate) fn compile(
-        catalog: Catalog,
-        source: &Source,
-        naming: &Naming,
-        overrides: &PolicyOverrides,
-        has_outbox: bool,
-        max_record_bytes: usize,
-    ) -> Result<Self> {
+    pub(crate) fn compile(catalog: Catalog, settings: &Settings<'_>) -> Result<Self> {
+        let overrides = settings.overrides;
         let unknown: Vec<_> = overrides.keys().filter(|key| catalog.get(key).is_none()).collect();
         if !unknown.is_empty() {
             let known: Vec<_> = catalog.definitions().iter().map(EventDefinition::key).collect();
@@ -61,9 +68,9 @@ impl CompiledCatalog {
         let compiled = catalog
             .definitions()
             .iter()
-            .map(|definition| Compiled::new(definition, source, naming, overrides, has_outbox))
+            .map(|definition| Compiled::new(definition, settings))
             .collect::<Result<_>>()?;
-        Ok(Self { catalog, compiled, max_record_bytes })
+        Ok(Self { catalog, compiled, max_record_bytes: settings.max_record_bytes })
     }
 
     /// Checks a request and builds its record. Nothing is sent, whatever is wrong.
@@ -77,35 +84,19 @@ impl CompiledCatalog {
 }
 
 impl Compiled {
-    fn new(
-        definition: &EventDefinition,
-        source: &Source,
-        naming: &Naming,
-        overrides: &PolicyOverrides,
-        has_outbox: bool,
-    ) -> Result<Self> {
-        // The catalog has checked that the version has a major number.
-        let major = attribute::major_version(&definition.schema_version).unwrap_or_default();
-        let ce_type = naming.ce_type(&definition.resource, &definition.event)?;
+    fn new(definition: &EventDefinition, settings: &Settings<'_>) -> Result<Self> {
+        let names = settings.naming.names(definition, settings.source)?;
+        let operator = settings.overrides.get(&definition.key);
         Ok(Self {
             key: definition.key.as_str().into(),
-            topic: naming.topic(&definition.resource, &definition.event, major)?.into(),
-            policy: EffectivePolicy::compile(
-                &definition.key,
-                definition.policy,
-                &overrides.get(&definition.key),
-                has_outbox,
-            )?,
-            encoder: Encoder::new(definition, source, &ce_type, HeaderStyle::default()),
+            encoder: Encoder::new(definition, settings.source, &names.ce_type, settings.style),
+            topic: names.topic.into(),
+            dlq_topic: names.dlq_topic.into(),
+            policy: EffectivePolicy::compile(&definition.key, definition.policy, &operator, settings.has_outbox)?,
         })
     }
 
-    fn resolve(
-        &self,
-        event: Event,
-        policy_override: &crate::policy::PolicyOverride,
-        max_record_bytes: usize,
-    ) -> Result<Resolved> {
+    fn resolve(&self, event: Event, policy_override: &PolicyOverride, max_record_bytes: usize) -> Result<Resolved> {
         let policy = self.policy.for_request(&self.key, policy_override)?;
         let (headers, payload) = self.encoder.encode(&event);
         let record = Record { topic: Arc::clone(&self.topic), key: event.record_key.into(), headers, payload };
@@ -119,6 +110,12 @@ impl Compiled {
                 ),
             ));
         }
-        Ok(Resolved { id: event.id, definition_key: Arc::clone(&self.key), policy, record })
+        Ok(Resolved {
+            id: event.id,
+            definition_key: Arc::clone(&self.key),
+            dlq_topic: Arc::clone(&self.dlq_topic),
+            policy,
+            record,
+        })
     }
 }

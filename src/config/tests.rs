@@ -47,15 +47,17 @@ fn the_reference_file_has_every_variable_and_the_defaults() {
             .contains(&name.as_str())
     }))
     .unwrap();
-    let with_prefix = default.clone().with_naming(default.naming.clone().with_type_prefix("events"));
-    assert_eq!(format!("{reference:?}"), format!("{with_prefix:?}"));
+    assert_eq!(format!("{reference:?}"), format!("{default:?}"));
 }
 
 #[test]
 fn every_value_reaches_its_setting() {
     let vars = [
         ("STREAMING_CLIENT_ID", "orders-1"),
+        ("STREAMING_TOPIC_NAMING", "per-application"),
         ("STREAMING_TOPIC_PREFIX", "shop"),
+        ("STREAMING_HEADER_STYLE", "dash"),
+        ("STREAMING_DLQ_HEADER_PREFIX", "x-lerian-dlq-"),
         ("STREAMING_CLOUDEVENTS_TYPE_PREFIX", "com.example"),
         ("STREAMING_EVENT_POLICIES", "order.created.outbox=always"),
         ("STREAMING_BATCH_LINGER_MS", "7"),
@@ -76,7 +78,10 @@ fn every_value_reaches_its_setting() {
     assert_eq!(config.client.brokers, ["a:1", "b:2"]);
     assert_eq!(config.source().unwrap().as_str(), "//shop/orders");
     assert_eq!(config.client.client_id, "orders-1");
-    assert_eq!(config.naming, Naming::new("shop").with_type_prefix("com.example"));
+    let naming = Naming::per_application("shop").with_type_prefix("com.example");
+    assert_eq!(format!("{:?}", config.naming), format!("{naming:?}"));
+    assert_eq!(config.header_style, HeaderStyle::Dash);
+    assert_eq!(config.dead_letter_prefix, "x-lerian-dlq-");
     assert_eq!(config.policies, "order.created.outbox=always".parse().unwrap());
     assert_eq!(config.client.linger, Duration::from_millis(7));
     assert_eq!(

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::fallback::Fallback;
-use super::{Connect, Producer, Role, Shared, Times, Transports};
+use super::{Connect, DeadLetters, Producer, Role, Shared, Times, Transports};
+use uuid::Uuid;
+
 use crate::breaker::Breaker;
 use crate::catalog::Catalog;
-use crate::catalog::compiled::CompiledCatalog;
+use crate::catalog::compiled::{CompiledCatalog, Settings};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::in_flight::InFlight;
@@ -63,14 +65,15 @@ impl ProducerBuilder {
     pub async fn build(self) -> Result<Producer> {
         let config = self.config;
         let naming = self.naming.unwrap_or_else(|| config.naming.clone());
-        let catalog = CompiledCatalog::compile(
-            self.catalog,
-            config.source()?,
-            &naming,
-            &config.policies,
-            self.outbox.is_some(),
-            config.max_record_bytes,
-        )?;
+        let settings = Settings {
+            source: config.source()?,
+            naming: &naming,
+            style: config.header_style,
+            overrides: &config.policies,
+            has_outbox: self.outbox.is_some(),
+            max_record_bytes: config.max_record_bytes,
+        };
+        let catalog = CompiledCatalog::compile(self.catalog, &settings)?;
         let transports = match self.transport {
             Some(transport) => Transports::fixed(transport),
             None => Transports(kafka(&config)?),
@@ -88,6 +91,8 @@ impl ProducerBuilder {
             breaker: Arc::new(Breaker::new(&config.breaker)),
             fallback,
             times,
+            id: Uuid::now_v7(),
+            dead_letters: DeadLetters { prefix: config.dead_letter_prefix, max_bytes: config.max_record_bytes },
             closed: AtomicBool::new(false),
             running: InFlight::default(),
         })))

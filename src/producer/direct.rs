@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use chrono::Utc;
 use futures_util::StreamExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
@@ -14,9 +15,10 @@ use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EmitRequest;
 use crate::outbox::lane;
-use crate::policy::OutboxMode;
+use crate::policy::{DlqMode, OutboxMode};
 use crate::producer::fallback::Fallback;
 use crate::transport::{Delivery, Record, submit_when_room};
+use crate::wire::DeadLetter;
 
 /// How many keys of a batch are under way at a time.
 const BATCH_KEYS: usize = 256;
@@ -58,7 +60,7 @@ impl Shared {
         }
         match self.publish(&resolved.record, Instant::now() + self.times.delivery).await {
             Ok(delivery) => Ok(published(resolved, delivery)),
-            Err(error) => Err(error.with_event_id(resolved.id)),
+            Err(error) => Err(self.bury(resolved, error).await),
         }
     }
 
@@ -73,8 +75,29 @@ impl Shared {
                 tracing::debug!(%error, event_id = %resolved.id, "the broker did not take the event; it goes to the outbox");
                 fallback.store(resolved, StoredReason::PublishFailed).await
             }
-            Err(error) => Err(error.with_event_id(resolved.id)),
+            Err(error) => Err(self.bury(resolved, error).await),
         }
+    }
+
+    /// Sends an event that the broker refused to its dead-letter topic, if its policy says so. The error says whether that
+    /// was done.
+    async fn bury(&self, resolved: Resolved, error: Error) -> Error {
+        if resolved.policy.dlq() == DlqMode::OnRoutableFailure && error.kind().is_dead_letter() {
+            let letter = DeadLetter::new(&resolved.record, &error, 0, Utc::now(), self.id.to_string());
+            let dead = letter.record(
+                &resolved.record,
+                &resolved.dlq_topic,
+                &self.dead_letters.prefix,
+                self.dead_letters.max_bytes,
+            );
+            match self.publish(&dead, Instant::now() + self.times.direct).await {
+                Ok(_) => return error.with_event_id(resolved.id).into_dead_lettered(),
+                Err(dead) => {
+                    tracing::error!(error = %dead, topic = %resolved.dlq_topic, event_id = %resolved.id, "a dead letter was not sent");
+                }
+            }
+        }
+        error.with_event_id(resolved.id)
     }
 
     /// Publishes a record, and waits for its acknowledgement until `deadline`.

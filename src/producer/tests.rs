@@ -5,7 +5,8 @@ use mockall::mock;
 
 use super::*;
 use crate::transport::{Delivery, OnDelivery, QueueFull, Record};
-use crate::{Catalog, Config, EventDefinition, EventId};
+use crate::wire::{DEAD_LETTER_PREFIX, DeadLetter};
+use crate::{Catalog, Config, DlqMode, EventDefinition, EventId, PolicyOverride};
 
 mock! {
     #[derive(Debug)]
@@ -81,6 +82,58 @@ async fn a_full_queue_is_waited_for() {
     });
     broker.expect_room().times(2).returning(|| Box::pin(std::future::ready(())));
     assert!(producer(broker).await.emit(request()).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_event_that_the_broker_refuses_is_dead_lettered_and_still_an_error() {
+    let mut broker = MockBroker::new();
+    let sent: Arc<Mutex<Vec<Record>>> = Arc::default();
+    let keep = Arc::clone(&sent);
+    broker.expect_submit().times(2).returning(move |record, on_delivery| {
+        keep.lock().unwrap().push(record.clone());
+        let refused = Error::new(ErrorKind::RecordRejected, "refused");
+        on_delivery(if record.topic.ends_with(".dlq") { delivered() } else { Err(refused) });
+        Ok(())
+    });
+    let error = producer(broker).await.emit(request()).await.unwrap_err();
+    assert!(error.dead_lettered());
+    assert_eq!(error.kind(), ErrorKind::RecordRejected);
+    let sent = sent.lock().unwrap();
+    let (event, dead) = (&sent[0], &sent[1]);
+    assert_eq!((&*dead.topic, &dead.key, &dead.payload), ("events.order.created.dlq", &event.key, &event.payload));
+    let letter = DeadLetter::read(dead.headers.iter(), DEAD_LETTER_PREFIX).unwrap();
+    assert_eq!((&*letter.source_topic, &*letter.error_class), ("events.order.created", "record_rejected"));
+    assert!(dead.headers.as_bytes().starts_with(event.headers.as_bytes()));
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_fails_too_leaves_the_first_error() {
+    let mut broker = MockBroker::new();
+    broker.expect_submit().times(2).returning(move |record, on_delivery| {
+        let kind = if record.topic.ends_with(".dlq") { ErrorKind::UnknownTopic } else { ErrorKind::RecordRejected };
+        on_delivery(Err(Error::new(kind, "refused")));
+        Ok(())
+    });
+    let error = producer(broker).await.emit(request()).await.unwrap_err();
+    assert_eq!((error.kind(), error.dead_lettered()), (ErrorKind::RecordRejected, false));
+}
+
+#[tokio::test]
+async fn no_dead_letter_is_sent_for_the_brokers_health_or_against_the_policy() {
+    for (kind, dlq) in [
+        (ErrorKind::BrokerUnavailable, DlqMode::OnRoutableFailure),
+        (ErrorKind::Timeout, DlqMode::OnRoutableFailure),
+        (ErrorKind::Overloaded, DlqMode::OnRoutableFailure),
+        (ErrorKind::RecordRejected, DlqMode::Never),
+    ] {
+        let mut broker = MockBroker::new();
+        broker.expect_submit().times(1).returning(move |_, on_delivery| {
+            on_delivery(Err(Error::new(kind, "told to fail")));
+            Ok(())
+        });
+        let request = request().policy(PolicyOverride::default().with_dlq(dlq));
+        assert!(!producer(broker).await.emit(request).await.unwrap_err().dead_lettered());
+    }
 }
 
 #[tokio::test]

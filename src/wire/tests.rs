@@ -9,20 +9,21 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::catalog::EventDefinition;
+use crate::catalog::compiled::{CompiledCatalog, Settings};
 use crate::event::{EmitRequest, EventId};
 use crate::{Catalog, ContentMode, Naming, PolicyOverrides};
 
 /// What a request becomes on the wire.
 fn encode(definition: EventDefinition, request: EmitRequest) -> (Headers, Bytes) {
-    let compiled = crate::catalog::compiled::CompiledCatalog::compile(
-        Catalog::new([definition]).unwrap(),
-        &"//shop/orders".parse().unwrap(),
-        &Naming::new("shop").with_type_prefix("com.example.shop"),
-        &PolicyOverrides::default(),
-        false,
-        1_000_000,
-    )
-    .unwrap();
+    let settings = Settings {
+        source: &"//shop/orders".parse().unwrap(),
+        naming: &Naming::per_event("shop").with_type_prefix("com.example.shop"),
+        style: HeaderStyle::Binding,
+        overrides: &PolicyOverrides::default(),
+        has_outbox: false,
+        max_record_bytes: 1_000_000,
+    };
+    let compiled = CompiledCatalog::compile(Catalog::new([definition]).unwrap(), &settings).unwrap();
     let record = compiled.resolve(request).unwrap().record;
     (record.headers, record.payload.unwrap())
 }
