@@ -12,6 +12,7 @@ use crate::event::{EmitRequest, Event, EventId, attribute};
 use crate::policy::DeliveryPolicy;
 
 pub(crate) mod compiled;
+mod file;
 
 /// One kind of event: what it is called, what its payload is, and how it is delivered.
 ///

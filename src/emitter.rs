@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::BoxFuture;
 use crate::error::Result;
+use crate::event::domain::DomainEvent;
 use crate::event::{EmitRequest, EventId};
 use crate::tx::{AsTx, Tx};
 
@@ -129,6 +130,30 @@ pub trait EmitterExt: Emitter {
         requests: Vec<EmitRequest>,
     ) -> BoxFuture<'a, Result<Vec<Receipt>>> {
         self.append(tx.as_tx(), requests)
+    }
+
+    /// Emits a typed event.
+    ///
+    /// # Errors
+    ///
+    /// See [`Emitter::emit`]; [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if it can't be written as JSON.
+    fn emit_typed<T: DomainEvent>(&self, event: &T) -> BoxFuture<'_, Result<Receipt>> {
+        match EmitRequest::of(event) {
+            Ok(request) => self.emit(request),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+
+    /// Emits a typed event in the caller's transaction.
+    ///
+    /// # Errors
+    ///
+    /// See [`emit_in`](Self::emit_in) and [`emit_typed`](Self::emit_typed).
+    fn emit_typed_in<'a, T: DomainEvent>(&'a self, tx: &'a mut impl AsTx, event: &T) -> BoxFuture<'a, Result<Receipt>> {
+        match EmitRequest::of(event) {
+            Ok(request) => self.emit_in(tx, request),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::policy::PolicyOverride;
 
 pub(crate) mod attribute;
 mod documented;
+pub(crate) mod domain;
 pub(crate) mod extension;
 
 use extension::{AttributeValue, Extensions};

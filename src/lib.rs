@@ -99,6 +99,7 @@ pub use crate::emitter::noop::NoopEmitter;
 pub use crate::emitter::switch::emitter;
 pub use crate::emitter::{Emitter, EmitterExt, Health, Outcome, Receipt, StoredReason};
 pub use crate::error::{Error, ErrorKind, Result};
+pub use crate::event::domain::DomainEvent;
 pub use crate::event::extension::AttributeValue;
 pub use crate::event::{EmitRequest, EventId};
 pub use crate::naming::Naming;
