@@ -11,6 +11,10 @@ use crate::naming::Naming;
 use crate::policy::{PolicyOverrides, parse_bool};
 use crate::wire::{DEAD_LETTER_PREFIX, HeaderStyle};
 
+pub(crate) mod security;
+
+use security::Security;
+
 /// The settings of a service. `.env.reference` lists the variables with their defaults.
 ///
 /// # Examples
@@ -53,6 +57,7 @@ pub(crate) struct ClientSettings {
     pub(crate) max_buffered_records: u32,
     pub(crate) compression: Compression,
     pub(crate) record_retries: u32,
+    pub(crate) security: Security,
 }
 
 /// How records are compressed on their way to the broker.
@@ -228,6 +233,21 @@ impl Vars {
         })
     }
 
+    /// As [`read`](Self::read), of a value that a fault must not quote.
+    fn read_secret<T>(&mut self, name: &str, default: T, expected: &str, parse: impl FnOnce(&str) -> Option<T>) -> T {
+        let Some(text) = self.vars.get(name) else {
+            return default;
+        };
+        parse(text).unwrap_or_else(|| {
+            self.faults.push(format!("{name}: expected {expected}"));
+            default
+        })
+    }
+
+    fn fault(&mut self, why: &str) {
+        self.faults.push(why.to_owned());
+    }
+
     fn number<T: FromStr + PartialOrd + std::fmt::Display>(
         &mut self,
         name: &str,
@@ -260,6 +280,7 @@ impl Vars {
                 compression,
             ),
             record_retries: self.number("STREAMING_RECORD_RETRIES", 2_147_483_647, 0..=2_147_483_647),
+            security: self.security(),
         }
     }
 

@@ -3,6 +3,7 @@
 use rdkafka::ClientConfig;
 
 use crate::config::Config;
+use crate::config::security::{Sasl, Security, Tls};
 use crate::producer::Role;
 
 /// The relay's client holds a window of the relay's, so its queue is never what it waits for.
@@ -46,7 +47,30 @@ pub(crate) fn client_config(config: &Config, role: Role) -> ClientConfig {
         .set("socket.timeout.ms", SOCKET_TIMEOUT_MS)
         .set("request.timeout.ms", "5000")
         .set("socket.keepalive.enable", "true");
+    secure(&mut client, &config.client.security);
     client
+}
+
+fn secure(client: &mut ClientConfig, security: &Security) {
+    let protocol = match (&security.tls, &security.sasl) {
+        (None, None) => "plaintext",
+        (Some(_), None) => "ssl",
+        (None, Some(_)) => "sasl_plaintext",
+        (Some(_), Some(_)) => "sasl_ssl",
+    };
+    client.set("security.protocol", protocol);
+    if let Some(Tls { ca, identity }) = &security.tls {
+        // That the host name is checked is librdkafka's default.
+        if let Some(ca) = ca {
+            client.set("ssl.ca.pem", ca);
+        }
+        if let Some((certificate, key)) = identity {
+            client.set("ssl.certificate.pem", certificate).set("ssl.key.pem", key.expose());
+        }
+    }
+    if let Some(Sasl { mechanism, username, password }) = &security.sasl {
+        client.set("sasl.mechanism", *mechanism).set("sasl.username", username).set("sasl.password", password.expose());
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,201 @@
+//! TLS and SASL, from the environment.
+
+use base64::Engine;
+
+use super::Vars;
+use crate::policy::parse_bool;
+
+/// A value that must not be seen: its `Debug` says nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    /// The value, for the client alone.
+    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "read by the Kafka client"))]
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// How the client and the brokers know each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "read by the Kafka client"))]
+pub(crate) struct Security {
+    pub(crate) tls: Option<Tls>,
+    pub(crate) sasl: Option<Sasl>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "read by the Kafka client"))]
+pub(crate) struct Tls {
+    /// The authorities to trust, in PEM. Without, those of the system.
+    pub(crate) ca: Option<String>,
+    /// The certificate to show, in PEM, and its key.
+    pub(crate) identity: Option<(String, Secret)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "read by the Kafka client"))]
+pub(crate) struct Sasl {
+    pub(crate) mechanism: &'static str,
+    pub(crate) username: String,
+    pub(crate) password: Secret,
+}
+
+const MECHANISMS: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
+
+impl Vars {
+    pub(super) fn security(&mut self) -> Security {
+        let security = Security { tls: self.tls(), sasl: self.sasl() };
+        let allowed = self.read("STREAMING_SASL_ALLOW_PLAINTEXT", false, "true or false", |text| parse_bool(text).ok());
+        if security.sasl.is_some() && security.tls.is_none() && !allowed {
+            self.fault(
+                "STREAMING_SASL_MECHANISM is set without STREAMING_TLS_ENABLED=true: the password would be sent in the clear. Enable \
+                 TLS, or set STREAMING_SASL_ALLOW_PLAINTEXT=true if the network is to be trusted",
+            );
+        }
+        if security.tls.is_some() && !cfg!(any(feature = "tls", feature = "tls-vendored")) {
+            self.fault("STREAMING_TLS_ENABLED: this build has no TLS; enable the feature `tls` or `tls-vendored`");
+        }
+        let scram = security.sasl.as_ref().is_some_and(|sasl| sasl.mechanism != "PLAIN");
+        if scram && !cfg!(any(feature = "tls", feature = "tls-vendored")) {
+            self.fault(
+                "STREAMING_SASL_MECHANISM: this build has PLAIN alone; enable the feature `tls` or `tls-vendored`",
+            );
+        }
+        security
+    }
+
+    fn tls(&mut self) -> Option<Tls> {
+        let enabled = self.read("STREAMING_TLS_ENABLED", false, "true or false", |text| parse_bool(text).ok());
+        let ca = self.pem("STREAMING_TLS_CA_CERT");
+        let certificate = self.pem("STREAMING_TLS_CLIENT_CERT");
+        let key = self.pem("STREAMING_TLS_CLIENT_KEY");
+        if certificate.is_some() != key.is_some() {
+            self.fault("STREAMING_TLS_CLIENT_CERT and STREAMING_TLS_CLIENT_KEY go together: set both, or neither");
+        }
+        let identity = certificate.zip(key).map(|(certificate, key)| (certificate, Secret(key)));
+        enabled.then_some(Tls { ca, identity })
+    }
+
+    fn sasl(&mut self) -> Option<Sasl> {
+        let mechanism = self.read("STREAMING_SASL_MECHANISM", None, &MECHANISMS.join(", "), |text| {
+            MECHANISMS.iter().find(|known| known.eq_ignore_ascii_case(text)).map(|known| Some(*known))
+        })?;
+        let username = self.read("STREAMING_SASL_USERNAME", String::new(), "a name", |text| Some(text.into()));
+        let password =
+            self.read_secret("STREAMING_SASL_PASSWORD", String::new(), "a password", |text| Some(text.into()));
+        self.require("STREAMING_SASL_USERNAME", !username.is_empty(), "STREAMING_SASL_MECHANISM needs it");
+        self.require("STREAMING_SASL_PASSWORD", !password.is_empty(), "STREAMING_SASL_MECHANISM needs it");
+        Some(Sasl { mechanism, username, password: Secret(password) })
+    }
+
+    /// A PEM text, as it is or in base64. It is taken for a secret: a key may have been put where a certificate belongs.
+    fn pem(&mut self, name: &str) -> Option<String> {
+        self.read_secret(name, None, "PEM, as it is or in base64", |text| {
+            let text = if text.starts_with("-----BEGIN ") {
+                text.to_owned()
+            } else {
+                let bytes = base64::prelude::BASE64_STANDARD.decode(text.replace(char::is_whitespace, "")).ok()?;
+                String::from_utf8(bytes).ok()?
+            };
+            text.trim_start().starts_with("-----BEGIN ").then_some(Some(text))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, ErrorKind};
+
+    const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+
+    fn config(vars: &[(&str, &str)]) -> crate::Result<Config> {
+        let enabled =
+            [("STREAMING_ENABLED", "1"), ("STREAMING_BROKERS", "a:1"), ("STREAMING_CLOUDEVENTS_SOURCE", "//shop")];
+        Config::from_vars(enabled.into_iter().chain(vars.iter().copied()))
+    }
+
+    #[test]
+    fn sasl_without_tls_is_refused_for_every_mechanism_unless_allowed() {
+        for mechanism in MECHANISMS {
+            let vars = [
+                ("STREAMING_SASL_MECHANISM", mechanism),
+                ("STREAMING_SASL_USERNAME", "shop"),
+                ("STREAMING_SASL_PASSWORD", "hunter2"),
+            ];
+            let error = config(&vars).unwrap_err();
+            assert!(error.to_string().contains("STREAMING_SASL_ALLOW_PLAINTEXT"), "{error}");
+        }
+        let plain = [
+            ("STREAMING_SASL_MECHANISM", "plain"),
+            ("STREAMING_SASL_USERNAME", "shop"),
+            ("STREAMING_SASL_PASSWORD", "hunter2"),
+            ("STREAMING_SASL_ALLOW_PLAINTEXT", "true"),
+        ];
+        let sasl = config(&plain).unwrap().client.security.sasl.unwrap();
+        assert_eq!((sasl.mechanism, &*sasl.username, sasl.password.expose()), ("PLAIN", "shop", "hunter2"));
+        assert!(config(&[]).unwrap().client.security.sasl.is_none());
+    }
+
+    #[test]
+    fn sasl_needs_name_and_password_and_a_known_mechanism() {
+        let error =
+            config(&[("STREAMING_SASL_MECHANISM", "PLAIN"), ("STREAMING_SASL_ALLOW_PLAINTEXT", "1")]).unwrap_err();
+        assert!(
+            error.to_string().contains("STREAMING_SASL_USERNAME")
+                && error.to_string().contains("STREAMING_SASL_PASSWORD")
+        );
+        assert_eq!(config(&[("STREAMING_SASL_MECHANISM", "GSSAPI")]).unwrap_err().kind(), ErrorKind::InvalidConfig);
+    }
+
+    #[test]
+    fn no_secret_is_in_an_error_or_in_debug() {
+        let planted = "pl4nted-s3cret";
+        let vars = [
+            ("STREAMING_SASL_MECHANISM", "PLAIN"),
+            ("STREAMING_SASL_USERNAME", "shop"),
+            ("STREAMING_SASL_PASSWORD", planted),
+        ];
+        let error = config(&vars).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains(planted));
+        let error = config(&[("STREAMING_TLS_CLIENT_KEY", planted)]).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains(planted));
+        let vars = [vars[0], vars[1], vars[2], ("STREAMING_SASL_ALLOW_PLAINTEXT", "true")];
+        assert!(!format!("{:?}", config(&vars).unwrap()).contains(planted));
+    }
+
+    #[test]
+    fn a_client_certificate_needs_its_key() {
+        let error = config(&[("STREAMING_TLS_CLIENT_CERT", PEM)]).unwrap_err();
+        assert!(error.to_string().contains("STREAMING_TLS_CLIENT_KEY"), "{error}");
+    }
+
+    #[test]
+    #[cfg(any(feature = "tls", feature = "tls-vendored"))]
+    fn certificates_are_read_as_they_are_and_in_base64() {
+        let base64 = base64::prelude::BASE64_STANDARD.encode(PEM);
+        for text in [PEM, &base64] {
+            let tls = config(&[("STREAMING_TLS_ENABLED", "true"), ("STREAMING_TLS_CA_CERT", text)])
+                .unwrap()
+                .client
+                .security
+                .tls;
+            assert_eq!(tls.unwrap().ca.unwrap().trim(), PEM.trim());
+        }
+    }
+
+    #[test]
+    #[cfg(not(any(feature = "tls", feature = "tls-vendored")))]
+    fn a_build_without_tls_says_so() {
+        let error = config(&[("STREAMING_TLS_ENABLED", "true")]).unwrap_err();
+        assert!(error.to_string().contains("feature `tls`"), "{error}");
+    }
+}
