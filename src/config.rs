@@ -114,7 +114,13 @@ impl Config {
     /// See [`from_vars`](Self::from_vars).
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub fn from_env() -> Result<Self> {
-        Self::from_vars(std::env::vars())
+        // Not `vars`, which panics if any variable, be it somebody else's, is not UTF-8.
+        let own = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+        let own = own.filter(|(name, _)| name.starts_with("STREAMING_")).map(|(name, value)| {
+            let fault = |_| Error::new(ErrorKind::InvalidConfig, format!("the value of {name} is not UTF-8"));
+            value.into_string().map_err(fault).map(|value| (name, value))
+        });
+        Self::from_vars(own.collect::<Result<Vec<_>>>()?)
     }
 
     /// The settings in these variables. Those that do not begin with `STREAMING_` are left alone; so is one that is empty.

@@ -220,7 +220,9 @@ impl Outbox for SqliteOutbox {
             // Numbers have no gaps, and one that was drawn and rolled back is drawn again: none is ever proven dead.
             let mut page = Page { rows: Vec::new(), horizon: 0 };
             let read = async {
-                let mut connection = self.pool.acquire().await?;
+                // One snapshot for all holes: else a row that is committed while they are read, one after another, could be
+                // missed below one that was committed after it.
+                let mut connection = self.pool.begin().await?;
                 for hole in holes {
                     let rows = sqlx::query(PAGE)
                         .bind(hole.lane)
@@ -281,4 +283,56 @@ fn stored_row(lane: u16, row: &SqliteRow) -> sqlx::Result<StoredRow> {
         row.try_get("payload")?,
     );
     Ok(StoredRow { lane, sequence: row.try_get("seq")?, key, record })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::EventId;
+    use crate::transport::Record;
+    use crate::wire::Headers;
+
+    fn row() -> Row {
+        let record = Record {
+            topic: "t".into(),
+            key: "k".into(),
+            headers: Headers::default(),
+            payload: bytes::Bytes::from_static(b"{}"),
+        };
+        Row { lane: 0, event_id: EventId::new(), definition_key: "d".into(), record }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_page_shows_all_its_holes_as_of_one_moment() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = SqliteOutbox::open(folder.path().join("outbox.sqlite"));
+        outbox.migrate().await.unwrap();
+        let done = AtomicBool::new(false);
+        let write = async {
+            while !done.load(Ordering::SeqCst) {
+                outbox.append(&[row()]).await.unwrap();
+            }
+        };
+        let read = async {
+            let mut next = 1;
+            while next < 1_500 {
+                // Many holes that show nothing, so that reading them takes a while.
+                let single = |number| Hole { lane: 0, low: number, high: number + 1 };
+                let holes: Vec<_> = (0..40).map(|ahead| single(next + ahead)).collect();
+                let page = outbox.page(&holes, 10).await.unwrap();
+                let numbers: Vec<_> = page.rows.iter().map(|row| row.sequence).collect();
+                let count = i64::try_from(numbers.len()).unwrap();
+                assert_eq!(
+                    numbers,
+                    (next..next + count).collect::<Vec<_>>(),
+                    "a number is missing below one that is there"
+                );
+                next += count;
+            }
+            done.store(true, Ordering::SeqCst);
+        };
+        tokio::join!(write, read);
+    }
 }
