@@ -84,7 +84,7 @@ impl Services {
             }
             Broker::Kafka { .. } => vars.extend(self.vars.iter().map(|(name, value)| (name.as_str(), value.clone()))),
         }
-        Ok(Config::from_vars(vars)?.with_naming(Naming::new(&self.prefix)))
+        Ok(Config::from_vars(vars)?.with_naming(Naming::per_event(&self.prefix)))
     }
 
     /// Leaves nothing behind.

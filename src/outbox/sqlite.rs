@@ -295,12 +295,7 @@ mod tests {
     use crate::wire::Headers;
 
     fn row() -> Row {
-        let record = Record {
-            topic: "t".into(),
-            key: "k".into(),
-            headers: Headers::default(),
-            payload: bytes::Bytes::from_static(b"{}"),
-        };
+        let record = Record { topic: "t".into(), key: "k".into(), headers: Headers::default(), payload: None };
         Row { lane: 0, event_id: EventId::new(), definition_key: "d".into(), record }
     }
 
