@@ -1,10 +1,10 @@
 //! Making a producer.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
 
 use super::fallback::Fallback;
-use super::{Connect, Producer, Role, Shared, Times, Transports};
+use super::{Client, Connect, Producer, Role, Shared, Times, Transports};
 use crate::breaker::Breaker;
 use crate::catalog::Catalog;
 use crate::catalog::compiled::CompiledCatalog;
@@ -83,7 +83,7 @@ impl ProducerBuilder {
             Times { direct: config.direct_timeout, delivery: config.delivery_timeout, close: config.close_timeout };
         Ok(Producer(Arc::new(Shared {
             catalog,
-            transport: transports.connect(Role::Direct)?,
+            client: RwLock::new(Client { transport: transports.connect(Role::Direct)?, generation: 0 }),
             transports,
             breaker: Arc::new(Breaker::new(&config.breaker)),
             fallback,
