@@ -1,7 +1,7 @@
 //! The real emitter.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -53,8 +53,8 @@ pub struct Producer(Arc<Shared>);
 struct Shared {
     catalog: CompiledCatalog,
     transports: Transports,
-    /// The transport of the direct path.
-    transport: Arc<dyn Transport>,
+    /// The client of the direct path.
+    client: RwLock<Client>,
     breaker: Arc<Breaker>,
     fallback: Option<Arc<Fallback>>,
     times: Times,
@@ -96,6 +96,13 @@ impl std::fmt::Debug for Transports {
     }
 }
 
+/// A client, and how many there were before: one that failed for good is replaced.
+#[derive(Debug, Clone)]
+struct Client {
+    transport: Arc<dyn Transport>,
+    generation: u32,
+}
+
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
 struct Times {
@@ -115,6 +122,25 @@ struct DeadLetters {
 
 /// How long a health probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Shared {
+    fn client(&self) -> Client {
+        // Nothing panics while it holds this lock.
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the client of this generation, unless somebody else has.
+    fn replace_client(&self, generation: u32) {
+        let mut client = self.client.write().unwrap_or_else(PoisonError::into_inner);
+        if client.generation != generation {
+            return;
+        }
+        match self.transports.connect(Role::Direct) {
+            Ok(transport) => *client = Client { transport, generation: generation + 1 },
+            Err(error) => tracing::error!(%error, "the client failed for good, and can't be replaced"),
+        }
+    }
+}
 
 impl Producer {
     /// The relay: moves what is in the outbox to the topic, until `shutdown` completes; then it finishes what is in flight,
@@ -195,7 +221,8 @@ impl Producer {
                 },
             }
         };
-        match tokio::join!(self.0.transport.probe(PROBE_TIMEOUT), outbox) {
+        let client = self.0.client();
+        match tokio::join!(client.transport.probe(PROBE_TIMEOUT), outbox) {
             (Ok(()), Ok(_)) => Health::Healthy,
             (Ok(()), Err(outbox)) => Health::Degraded { reasons: vec![outbox.to_string()] },
             (Err(broker), Ok(true)) => Health::Degraded { reasons: vec![broker.to_string()] },
@@ -210,7 +237,7 @@ impl Producer {
         }
         let deadline = Instant::now() + self.0.times.close;
         let finished = tokio::time::timeout_at(deadline, self.0.running.idle()).await.is_ok();
-        let flushed = self.0.transport.flush(deadline.saturating_duration_since(Instant::now())).await;
+        let flushed = self.0.client().transport.flush(deadline.saturating_duration_since(Instant::now())).await;
         if finished && flushed {
             Ok(())
         } else {

@@ -126,11 +126,9 @@ impl Relay {
         let fallback = Arc::clone(&self.fallback);
         loop {
             self.keep_leases().await;
-            while let Ok(report) = self.reports.try_recv() {
-                self.take(report)?;
-            }
+            self.take_reports()?;
             self.retry_stuck();
-            self.submit();
+            self.submit()?;
             self.save(false).await;
             if reading.is_none() && self.poll.is_due(Instant::now()) {
                 reading = self.read();
@@ -198,6 +196,14 @@ impl Relay {
         }
     }
 
+    /// Takes in what became of the rows that were reported on.
+    fn take_reports(&mut self) -> Result<()> {
+        while let Ok(report) = self.reports.try_recv() {
+            self.take(report)?;
+        }
+        Ok(())
+    }
+
     /// Takes in what became of a row.
     fn take(&mut self, report: Report) -> Result<()> {
         let Report { ticket: Ticket { lane: index, epoch, number }, client, result } = report;
@@ -238,13 +244,16 @@ impl Relay {
     }
 
     /// Submits what is queued, as far as the transport has room.
-    fn submit(&mut self) {
+    fn submit(&mut self) -> Result<()> {
         if Instant::now() >= self.leased_until {
-            return;
+            return Ok(());
         }
         while let Some(ticket) = self.queue.pop_front() {
             let Ticket { lane: index, epoch, number } = ticket;
             let Some(lane) = self.lanes.get_mut(&index).filter(|lane| lane.epoch == epoch) else { continue };
+            if !lane.may_submit(number) {
+                continue;
+            }
             let record = match lane.record(number) {
                 None => continue,
                 Some(Ok(record)) => record,
@@ -261,10 +270,13 @@ impl Relay {
             });
             if self.transport.submit(record, on_delivery).is_err() {
                 self.queue.push_front(ticket);
-                return;
+                return Ok(());
             }
             self.submitted += 1;
+            // A record may fail at once, and those of its key behind it need not follow it.
+            self.take_reports()?;
         }
+        Ok(())
     }
 
     /// Writes progress, when it is time to or `now`; and takes a mark if a gap wants one.

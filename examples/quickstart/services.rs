@@ -43,6 +43,7 @@ pub(crate) enum Broker {
 }
 
 impl Services {
+    #[expect(clippy::disallowed_methods, reason = "the quickstart decides by these variables what to run on")]
     pub(crate) async fn from_env() -> Result<Self> {
         // Of a variable that is not text we want nothing.
         let vars = std::env::vars_os();

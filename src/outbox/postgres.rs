@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
-use sqlx::{PgConnection, PgExecutor, PgPool, Row as _};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow};
+use sqlx::query::Query;
+use sqlx::{PgExecutor, PgPool, Postgres, Row as _};
 use uuid::Uuid;
 
 use super::{Head, Hole, Lease, Outbox, Page, Progress, Row, Settled, StoredRow, envelope, migration, multirange};
@@ -40,6 +41,9 @@ const READER_CONNECTIONS: u32 = 2;
 
 /// An append that finds no connection in this time fails, rather than hold up its caller.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A statement that takes longer has lost its connection: each takes some milliseconds.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The planner prefers a bitmap scan and a sort for the holes of a page as long as it has no statistics, which is 70
 /// times slower; these settings leave it the index.
@@ -156,20 +160,36 @@ async fn applied(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<i32>> {
     sqlx::query_scalar("select version from tidings.migration order by version").fetch_all(executor).await
 }
 
-async fn append(executor: impl PgExecutor<'_>, rows: &[Row]) -> Result<Vec<i64>> {
+/// Runs a statement, for [`STATEMENT_TIMEOUT`] at most. A connection that does not answer is not used again.
+async fn fetch(pool: &PgPool, statement: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
+    let mut connection = pool.acquire().await?;
+    match tokio::time::timeout(STATEMENT_TIMEOUT, statement.fetch_all(&mut *connection)).await {
+        Ok(rows) => rows,
+        Err(_) => {
+            connection.close_on_drop();
+            Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))
+        }
+    }
+}
+
+/// The statement that appends these rows, and yields their numbers in its first column.
+fn append(rows: &[Row]) -> Query<'_, Postgres, PgArguments> {
     let keys = rows.iter().map(|row| String::from_utf8_lossy(&row.record.key)).collect::<Vec<_>>();
-    sqlx::query_scalar(APPEND)
+    sqlx::query(APPEND)
         .bind(rows.iter().map(|row| lane_number(row.lane)).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.event_id.to_string()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| &*row.definition_key).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| &*row.record.topic).collect::<Vec<_>>())
-        .bind(keys.iter().map(|key| &**key).collect::<Vec<_>>())
+        .bind(keys)
         .bind(rows.iter().map(|row| row.record.headers.as_bytes()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.record.payload.as_deref()).collect::<Vec<_>>())
         .bind(envelope::VERSION)
-        .fetch_all(executor)
-        .await
-        .map_err(Error::storage("appending to the log"))
+}
+
+/// The numbers that an append yields.
+fn numbers(rows: sqlx::Result<Vec<PgRow>>) -> Result<Vec<i64>> {
+    let numbers = rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
+    numbers.map_err(Error::storage("appending to the log"))
 }
 
 /// Lanes are few: PostgreSQL has no unsigned type, and a `smallint` holds them.
@@ -199,7 +219,7 @@ impl Outbox for PostgresOutbox {
     }
 
     fn append<'a>(&'a self, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<i64>>> {
-        Box::pin(append(&self.writer, rows))
+        Box::pin(async { numbers(fetch(&self.writer, append(rows)).await) })
     }
 
     fn append_in<'a>(&'a self, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<i64>>> {
@@ -210,15 +230,14 @@ impl Outbox for PostgresOutbox {
                     format!("this outbox needs a transaction of its PostgreSQL database, and was given {other}");
                 return Err(Error::new(ErrorKind::UnsupportedTransaction, message));
             };
-            let connection: &mut PgConnection = connection;
-            append(connection, rows).await
+            numbers(append(rows).fetch_all(connection).await)
         })
     }
 
     fn heads(&self) -> BoxFuture<'_, Result<Vec<Head>>> {
         Box::pin(async {
             let head = |row: PgRow| Ok(Head { last: row.try_get("last")?, floor: row.try_get("floor")? });
-            let rows = sqlx::query(HEADS).fetch_all(&self.writer).await;
+            let rows = fetch(&self.writer, sqlx::query(HEADS)).await;
             rows.and_then(|rows| rows.into_iter().map(head).collect()).map_err(Error::storage("reading the lanes"))
         })
     }
@@ -231,32 +250,27 @@ impl Outbox for PostgresOutbox {
                     .ok_or_else(|| sqlx::Error::Decode("not a set of numbers".into()))?;
                 Ok(Lease { lane: lane_of(&row, "lane")?, epoch: row.try_get("epoch")?, settled })
             };
-            let rows = sqlx::query(LEASE)
-                .bind(owner.to_string())
-                .bind(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX))
-                .fetch_all(&self.reader)
-                .await;
+            let ttl = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
+            let rows = fetch(&self.reader, sqlx::query(LEASE).bind(owner.to_string()).bind(ttl)).await;
             rows.and_then(|rows| rows.into_iter().map(lease).collect()).map_err(Error::storage("leasing lanes"))
         })
     }
 
     fn release(&self, owner: Uuid) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            let released = sqlx::query(RELEASE).bind(owner.to_string()).execute(&self.reader).await;
+            let released = fetch(&self.reader, sqlx::query(RELEASE).bind(owner.to_string())).await;
             released.map(drop).map_err(Error::storage("releasing lanes"))
         })
     }
 
     fn page<'a>(&'a self, holes: &'a [Hole], limit: u32) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
-            let rows = sqlx::query(PAGE)
+            let statement = sqlx::query(PAGE)
                 .bind(holes.iter().map(|hole| lane_number(hole.lane)).collect::<Vec<_>>())
                 .bind(holes.iter().map(|hole| hole.low).collect::<Vec<_>>())
                 .bind(holes.iter().map(|hole| hole.high).collect::<Vec<_>>())
-                .bind(i64::from(limit))
-                .fetch_all(&self.reader)
-                .await;
-            rows.and_then(|rows| page(&rows)).map_err(Error::storage("reading a page"))
+                .bind(i64::from(limit));
+            fetch(&self.reader, statement).await.and_then(|rows| page(&rows)).map_err(Error::storage("reading a page"))
         })
     }
 
@@ -271,13 +285,14 @@ impl Outbox for PostgresOutbox {
                     mark: mark.parse().map_err(|source: std::num::ParseIntError| sqlx::Error::Decode(source.into()))?,
                 })
             };
-            let row = sqlx::query(SETTLE)
+            let statement = sqlx::query(SETTLE)
                 .bind(progress.iter().map(|p| lane_number(p.lane)).collect::<Vec<_>>())
                 .bind(progress.iter().map(|p| p.epoch).collect::<Vec<_>>())
-                .bind(progress.iter().map(|p| multirange::to_text(&p.settled)).collect::<Vec<_>>())
-                .fetch_one(&self.reader)
-                .await;
-            row.and_then(settled).map_err(Error::storage("recording progress"))
+                .bind(progress.iter().map(|p| multirange::to_text(&p.settled)).collect::<Vec<_>>());
+            let rows = fetch(&self.reader, statement).await;
+            rows.and_then(|rows| rows.into_iter().next().ok_or(sqlx::Error::RowNotFound))
+                .and_then(settled)
+                .map_err(Error::storage("recording progress"))
         })
     }
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
+use sqlx::TransactionManager as _;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous, SqliteTransactionManager,
+};
 use sqlx::{Row as _, SqliteConnection, SqliteExecutor, SqlitePool};
 use uuid::Uuid;
 
@@ -71,7 +74,15 @@ impl SqliteOutbox {
             // With WAL, NORMAL may lose the last commits when the power fails. An accepted event may not be lost.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_TIMEOUT);
-        Self { pool: SqlitePoolOptions::new().max_connections(CONNECTIONS).connect_lazy_with(options) }
+        let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).after_release(|connection, _| {
+            // A future that is dropped while its transaction begins or ends may leave it open, and the file locked for ever, or
+            // leave sqlx in doubt of it. Such a connection is closed.
+            Box::pin(async {
+                let rolled_back = sqlx::query("rollback").execute(&mut *connection).await.is_ok();
+                Ok(!rolled_back && SqliteTransactionManager::get_transaction_depth(connection) == 0)
+            })
+        });
+        Self { pool: pool.connect_lazy_with(options) }
     }
 
     /// Creates or updates the outbox's tables. Safe to call from several services at once.

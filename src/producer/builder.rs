@@ -1,12 +1,12 @@
 //! Making a producer.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
 
 use super::fallback::Fallback;
-use super::{Connect, DeadLetters, Producer, Role, Shared, Times, Transports};
 use uuid::Uuid;
 
+use super::{Client, Connect, DeadLetters, Producer, Role, Shared, Times, Transports};
 use crate::breaker::Breaker;
 use crate::catalog::Catalog;
 use crate::catalog::compiled::{CompiledCatalog, Settings};
@@ -86,7 +86,7 @@ impl ProducerBuilder {
             Times { direct: config.direct_timeout, delivery: config.delivery_timeout, close: config.close_timeout };
         Ok(Producer(Arc::new(Shared {
             catalog,
-            transport: transports.connect(Role::Direct)?,
+            client: RwLock::new(Client { transport: transports.connect(Role::Direct)?, generation: 0 }),
             transports,
             breaker: Arc::new(Breaker::new(&config.breaker)),
             fallback,

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Producer, Shared};
+use super::{Client, Producer, Shared};
 use crate::catalog::compiled::Resolved;
 use crate::emitter::noop::closed;
 use crate::emitter::{Outcome, Receipt, StoredReason};
@@ -104,6 +104,7 @@ impl Shared {
     ///
     /// The breaker hears of every outcome, whether or not anyone still waits for it.
     async fn publish(&self, record: &Record, deadline: Instant) -> Result<Delivery> {
+        let Client { transport, generation } = self.client();
         let (sender, delivery) = oneshot::channel();
         let breaker = Arc::clone(&self.breaker);
         let on_delivery = Box::new(move |result: Result<Delivery>| {
@@ -115,11 +116,16 @@ impl Shared {
             // Nobody waits any more if the emit was given up, or dropped.
             let _ = sender.send(result);
         });
-        if timeout_at(deadline, submit_when_room(&*self.transport, record, on_delivery)).await.is_err() {
+        if timeout_at(deadline, submit_when_room(&*transport, record, on_delivery)).await.is_err() {
             self.breaker.on_failure();
             return Err(Error::new(ErrorKind::Overloaded, "the client's queue stayed full; the event was not sent"));
         }
         match timeout_at(deadline, delivery).await {
+            Ok(Ok(Err(error))) if error.kind() == ErrorKind::ClientFailed => {
+                tracing::error!(%error, "the client failed for good, and is replaced");
+                self.replace_client(generation);
+                Err(error)
+            }
             Ok(Ok(result)) => result,
             Ok(Err(_)) => {
                 Err(Error::new(ErrorKind::ClientFailed, "the transport was dropped while the event was in flight"))

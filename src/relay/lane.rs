@@ -60,6 +60,28 @@ impl Lane {
         self.rows.get(&number).map(|row| row.record.as_ref())
     }
 
+    /// Whether a row that was queued may be submitted still. Not if one of its key before it has failed meanwhile: then it
+    /// is held.
+    pub(crate) fn may_submit(&mut self, number: i64) -> bool {
+        if self.stuck.is_empty() {
+            return true;
+        }
+        let Some(key) = self.rows.get(&number).map(|row| row.key.clone()) else {
+            return false;
+        };
+        let Some(stuck) = self.stuck.get_mut(&key) else {
+            return true;
+        };
+        if !self.rows.range(..number).any(|(_, before)| before.key == key && !before.in_flight) {
+            return true;
+        }
+        if let Some(row) = self.rows.get_mut(&number) {
+            row.in_flight = false;
+            stuck.in_flight -= 1;
+        }
+        false
+    }
+
     /// A row is on the topic. Yields the numbers that may be submitted now, in order.
     pub(crate) fn delivered(&mut self, number: i64) -> Vec<i64> {
         let Some(row) = self.rows.remove(&number) else {

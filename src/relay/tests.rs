@@ -109,7 +109,7 @@ async fn relay(outbox: &Arc<FakeOutbox>, transport: &Arc<MemoryTransport>, done:
 }
 
 /// Waits for the condition; virtual time, so a long wait costs nothing.
-async fn until(condition: impl Fn() -> bool) {
+async fn until(condition: impl Fn() -> bool + Send + Sync) {
     let met = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(10)).await;

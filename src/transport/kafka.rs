@@ -98,7 +98,8 @@ impl Transport for KafkaTransport {
             return Ok(());
         };
         let on_delivery = *refused.delivery_opaque;
-        self.gauge.leave();
+        // Nothing left the queue, so nobody is told of room: this caller would be, and try again at once, for ever.
+        self.gauge.in_flight.remove();
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) {
             return Err(QueueFull(on_delivery));
         }

@@ -1,0 +1,28 @@
+//! The promises on librdkafka's mock cluster and a SQLite file: `cargo test` on a bare machine, no service needed.
+#![allow(clippy::disallowed_methods, reason = "tests are the callers who own the tasks")]
+#![allow(clippy::future_not_send, reason = "the mock cluster stays in the test's own task")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "in a test an unwrap is an assertion, and its output is captured"
+)]
+
+#[path = "../support/support.rs"]
+mod support;
+
+mod api;
+mod batches;
+mod checking;
+mod client;
+mod closing;
+mod direct;
+mod mocks;
+mod order;
+mod outage;
+mod policy;
+mod refusal;
+mod relay;
+mod restart;
+mod scripted;
+mod transactional;
+mod world;

@@ -1,0 +1,68 @@
+//! A broker that answers, and does not take what it is sent.
+
+use tidings::{EmitRequest, Emitter, ErrorKind, OutboxMode, PolicyOverride};
+
+use crate::support::checker::Numbered;
+use crate::support::events::{Ledger, Sequence};
+use crate::support::relaying::RunningRelay;
+use crate::support::topic::alter;
+use crate::world::{World, logged, world};
+
+/// Records that are larger are refused by the topic, though not by the client.
+const SMALL_RECORDS: (&str, &str) = ("max.message.bytes", "3000");
+
+/// A request whose record is larger than that, compressed or not.
+fn large(event: &Numbered) -> EmitRequest {
+    let mut state: u64 = 1;
+    let mut letter = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(b'a' + u8::try_from((state >> 33) % 26).unwrap())
+    };
+    let padding: String = (0..20_000).map(|_| letter()).collect();
+    let payload = serde_json::json!({ "key": event.key, "number": event.number, "padding": padding });
+    event.request().json(&payload).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_direct_record_that_the_topic_refuses_is_an_error_and_is_not_stored() {
+    let world = world!(open_with_topic, &[SMALL_RECORDS]);
+    let producer = world.producer_with(&[("STREAMING_DIRECT_TIMEOUT_MS", "30000")]).await;
+    let error = producer.emit(large(&Sequence::of("tenant-1").next())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge);
+    assert_eq!(logged(&world.pool()).await, 0);
+}
+
+/// Stores events of a key one of which the topic refuses, has the relay find out, and then has the topic take it.
+async fn relay_past_a_refusal(world: &World, ledger: &Ledger) {
+    /// Which one is refused, and how many there are.
+    const REFUSED: u64 = 10;
+    const EVENTS: usize = 60;
+    // In batches of two or three, so that many are in flight behind the one that is refused.
+    let producer = world.producer_with(&[("STREAMING_BATCH_MAX_BYTES", "1024")]).await;
+    let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
+    let (mut sequence, mut other) = (Sequence::of("tenant-1"), Sequence::of("tenant-2"));
+    for event in sequence.take(EVENTS) {
+        let request = if event.number == REFUSED { large(&event) } else { event.request() };
+        producer.emit(request.policy(always)).await.unwrap();
+        ledger.accept(event);
+    }
+    let relay = RunningRelay::of(&producer);
+    for _ in 0..10 {
+        let event = other.next();
+        producer.emit(event.request().policy(always)).await.unwrap();
+        world.arrived(&event.id).await;
+        ledger.accept(event);
+    }
+    alter(&world.brokers, &world.topic, "max.message.bytes", "100000").await;
+    world.records_with(ledger.ids()).await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_the_topic_refuses_is_not_lost_and_other_keys_go_by() {
+    let world = world!(open_with_topic, &[SMALL_RECORDS]);
+    let ledger = Ledger::default();
+    relay_past_a_refusal(&world, &ledger).await;
+    let verdict = world.verdict(&ledger).await;
+    assert!(verdict.lost.is_empty() && verdict.invented.is_empty(), "{verdict}");
+}

@@ -1,0 +1,163 @@
+//! Numbers that are drawn and not there: transactions that commit late, or never.
+
+use std::sync::Arc;
+
+use tidings::{Emitter, EmitterExt, Producer};
+use uuid::Uuid;
+
+use crate::support::checker::Numbered;
+use crate::support::events::{Ledger, Sequence, stored_at};
+use crate::support::murmur2::neighbour_of;
+use crate::support::relaying::RunningRelay;
+use crate::world::{LANES, World, emit_until_direct, published, settled_to, world};
+
+/// Two keys of one lane, and a producer with a relay.
+struct Scene {
+    world: World,
+    emitter: Arc<dyn Emitter>,
+    _relay: RunningRelay,
+    ledger: Ledger,
+    late: Sequence,
+    other: Sequence,
+}
+
+impl Scene {
+    async fn on(world: World) -> Self {
+        let producer: Producer = world.producer().await;
+        let relay = RunningRelay::of(&producer);
+        let (late, other) = (Sequence::of("tenant-1"), Sequence::of(neighbour_of("tenant-1", LANES)));
+        Self { emitter: Arc::new(producer), _relay: relay, world, ledger: Ledger::default(), late, other }
+    }
+
+    /// Emits an event of the other key in a transaction, and waits until it has arrived: the relay has read a page that
+    /// has it.
+    async fn emit_other(&mut self) -> (u16, i64) {
+        let event = self.other.next();
+        let mut tx = self.world.pool().begin().await.unwrap();
+        let at = stored_at(&self.emitter.emit_in(&mut tx, event.request()).await.unwrap());
+        tx.commit().await.unwrap();
+        self.world.arrived(&event.id).await;
+        self.ledger.accept(event);
+        at
+    }
+
+    /// Has the relay read so many pages with the gap in sight that it would have closed it by mistake.
+    async fn many_pages(&mut self) {
+        for _ in 0..8 {
+            self.emit_other().await;
+        }
+    }
+
+    async fn assert_not_arrived(&self, event: &Numbered) {
+        assert!(!self.world.has_arrived(&event.id).await, "it is not committed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_commit_holds_nobody_up_and_is_not_lost() {
+    let mut scene = Scene::on(world!()).await;
+    let event = scene.late.next();
+    let mut tx = scene.world.pool().begin().await.unwrap();
+    let (lane, number) = stored_at(&scene.emitter.emit_in(&mut tx, event.request()).await.unwrap());
+    assert_eq!(scene.emit_other().await, (lane, number + 1), "the next number of the lane is delivered first");
+    scene.many_pages().await;
+    scene.assert_not_arrived(&event).await;
+    let pool = scene.world.pool();
+    assert!(!published(&pool, lane).await.starts_with("{[1,"), "{}", published(&pool, lane).await);
+    tx.commit().await.unwrap();
+    scene.ledger.accept(event);
+    scene.world.verdict(&scene.ledger).await.assert_kept();
+    emit_until_direct(&scene.emitter, &scene.ledger, &mut scene.late).await;
+    scene.world.verdict(&scene.ledger).await.assert_kept();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_gap_of_a_rolled_back_number_is_closed_and_the_lane_is_direct_again() {
+    let mut scene = Scene::on(world!()).await;
+    let mut tx = scene.world.pool().begin().await.unwrap();
+    let undone = scene.late.next();
+    let (lane, number) = stored_at(&scene.emitter.emit_in(&mut tx, undone.request()).await.unwrap());
+    let (_, last) = scene.emit_other().await;
+    assert_eq!(last, number + 1);
+    tx.rollback().await.unwrap();
+    settled_to(&scene.world.pool(), lane, last).await;
+    emit_until_direct(&scene.emitter, &scene.ledger, &mut scene.late).await;
+    scene.world.verdict(&scene.ledger).await.assert_kept();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_gap_of_a_rolled_back_number_is_closed_though_no_higher_one_is_drawn() {
+    let mut scene = Scene::on(world!()).await;
+    let mut tx = scene.world.pool().begin().await.unwrap();
+    let undone = scene.late.next();
+    let (lane, number) = stored_at(&scene.emitter.emit_in(&mut tx, undone.request()).await.unwrap());
+    tx.rollback().await.unwrap();
+    settled_to(&scene.world.pool(), lane, number).await;
+    // Not one event more goes by the outbox.
+    let event = scene.late.next();
+    let receipt = scene.ledger.emit(&scene.emitter, event).await.unwrap();
+    assert!(crate::support::events::is_published(&receipt), "{receipt:?}");
+    scene.world.verdict(&scene.ledger).await.assert_kept();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unrelated_transaction_that_stays_open_delays_no_event_and_loses_none() {
+    let mut scene = Scene::on(world!()).await;
+    let pool = scene.world.pool();
+    sqlx::query("create table unrelated (id int)").execute(&pool).await.unwrap();
+    let mut unrelated = pool.begin().await.unwrap();
+    sqlx::query("insert into unrelated values (1)").execute(&mut *unrelated).await.unwrap();
+
+    let (mut undone, mut late) = (pool.begin().await.unwrap(), pool.begin().await.unwrap());
+    let event = scene.late.next();
+    scene.emitter.emit_in(&mut undone, scene.late.next().request()).await.unwrap();
+    let (lane, _) = stored_at(&scene.emitter.emit_in(&mut late, event.request()).await.unwrap());
+    undone.rollback().await.unwrap();
+    scene.many_pages().await;
+    late.commit().await.unwrap();
+    scene.world.arrived(&event.id).await;
+    scene.ledger.accept(event);
+    let (_, last) = scene.emit_other().await;
+
+    unrelated.commit().await.unwrap();
+    settled_to(&pool, lane, last).await;
+    scene.world.verdict(&scene.ledger).await.assert_kept();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_of_a_prepared_transaction_is_not_lost() {
+    let mut scene = Scene::on(world!()).await;
+    let pool = scene.world.pool();
+    let event = scene.late.next();
+    let gid = Uuid::new_v4();
+    let mut connection = pool.acquire().await.unwrap();
+    sqlx::query("begin").execute(&mut *connection).await.unwrap();
+    let (lane, _) = stored_at(&scene.emitter.emit_in(&mut connection, event.request()).await.unwrap());
+    sqlx::query(&format!("prepare transaction '{gid}'")).execute(&mut *connection).await.unwrap();
+    scene.many_pages().await;
+    scene.assert_not_arrived(&event).await;
+    sqlx::query(&format!("commit prepared '{gid}'")).execute(&mut *connection).await.unwrap();
+    scene.ledger.accept(event);
+    scene.world.verdict(&scene.ledger).await.assert_kept();
+    let (_, last) = scene.emit_other().await;
+    settled_to(&pool, lane, last).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_transaction_that_commits_late_is_not_overtaken_by_the_next_event_of_its_key() {
+    /// Many pages of the relay.
+    const EVENTS: usize = 3_000;
+    let mut scene = Scene::on(world!()).await;
+    let events = scene.late.take(EVENTS);
+    let mut tx = scene.world.pool().begin().await.unwrap();
+    scene.emitter.emit_all_in(&mut tx, events.iter().map(|event| event.request()).collect()).await.unwrap();
+    // From here on the numbers of the open transaction are a gap.
+    scene.emit_other().await;
+    tx.commit().await.unwrap();
+    scene.ledger.accept_all(events);
+    for _ in 0..20 {
+        let event = scene.late.next();
+        scene.ledger.emit(&scene.emitter, event).await.unwrap();
+    }
+    scene.world.verdict(&scene.ledger).await.assert_kept();
+}

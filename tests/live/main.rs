@@ -1,0 +1,25 @@
+//! The promises on a real Kafka and a real PostgreSQL, through kills, stops and cut connections.
+//!
+//! They want `KAFKA_BROKERS` and `DATABASE_URL`, as `scripts/services env` prints them; `scripts/test` sets everything up.
+#![allow(clippy::disallowed_methods, reason = "tests are the callers who own the tasks and read the environment")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "in a test an unwrap is an assertion, and its output is captured"
+)]
+
+#[path = "../support/support.rs"]
+mod support;
+
+mod broker;
+mod direct;
+mod fencing;
+mod gaps;
+mod instances;
+mod migrating;
+mod outage;
+mod private_kafka;
+mod proxy;
+mod relay;
+mod transactional;
+mod world;

@@ -1,0 +1,103 @@
+//! The broker is stopped, or killed, while callers emit.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use sqlx::PgPool;
+use tidings::{Emitter, EmitterExt, Receipt, Result};
+
+use crate::private_kafka::{PrivateKafka, database_url};
+use crate::support::callers::{Callers, Way};
+use crate::support::checker::Numbered;
+use crate::support::relaying::RunningRelay;
+use crate::world::{World, world};
+
+/// What no emit may take longer than, whatever the broker does: the direct timeout of two seconds, an insert into the
+/// outbox, and room for a loaded machine.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+const CALLERS: usize = 16;
+
+/// Most events by `emit`, some in a transaction, and some in one that is rolled back.
+struct Mixed(PgPool);
+
+impl Way for Mixed {
+    async fn emit(&self, emitter: &Arc<dyn Emitter>, event: &Numbered) -> Result<Receipt> {
+        match event.number % 10 {
+            3 => {
+                let mut tx = self.0.begin().await.unwrap();
+                let receipt = emitter.emit_in(&mut tx, event.request()).await?;
+                tx.commit().await.unwrap();
+                Ok(receipt)
+            }
+            7 => {
+                // An event that nobody may ever see, of the same key and number under another id.
+                let undone = Numbered { id: uuid::Uuid::new_v4().to_string(), ..event.clone() };
+                let mut tx = self.0.begin().await.unwrap();
+                emitter.emit_in(&mut tx, undone.request()).await?;
+                tx.rollback().await.unwrap();
+                emitter.emit(event.request()).await
+            }
+            _ => emitter.emit(event.request()).await,
+        }
+    }
+}
+
+/// Has callers emit through an outage, and checks every promise afterwards.
+async fn survive(name: &str, kafka: &mut PrivateKafka, outage: impl AsyncFnOnce(&mut PrivateKafka, &Callers)) {
+    let world = World::on(kafka.brokers.clone(), &database_url()).await;
+    world.outbox().migrate().await.unwrap();
+    let producer = world.producer().await;
+    let relay = RunningRelay::of(&producer);
+    let emitter: Arc<dyn Emitter> = Arc::new(producer);
+    let mut callers = Callers::start(CALLERS, &emitter, Mixed(world.pool()));
+    callers.publish_each(5).await;
+    outage(kafka, &callers).await;
+    let back = Instant::now();
+    // All lanes are drained, and direct again.
+    callers.publish_each(5).await;
+    let direct_after = back.elapsed();
+    callers.stop().await;
+    let longest = callers.tally.longest_wait();
+    let verdict = world.verdict(&callers.ledger).await;
+    let stored = callers.tally.stored.load(Ordering::SeqCst);
+    let accepted = callers.ledger.accepted_count();
+    println!(
+        "{name}: {accepted} accepted, {stored} of them stored; longest wait {longest:?}; direct again {direct_after:?} after \
+         the broker; {} duplicates",
+        verdict.duplicates
+    );
+    assert_eq!(callers.tally.failed.load(Ordering::SeqCst), 0, "with an outbox no emit fails");
+    verdict.assert_kept();
+    assert!(longest < LONGEST_WAIT, "a caller waited {longest:?}");
+    relay.stop().await;
+    emitter.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_promises_hold_while_the_broker_hangs() {
+    /// Three times the direct timeout. How long it hangs decides nothing.
+    const HANGS: Duration = Duration::from_secs(6);
+    let _services = world!();
+    let mut kafka = PrivateKafka::start().await;
+    survive("a broker that hangs", &mut kafka, async |kafka, callers| {
+        kafka.freeze();
+        callers.store(CALLERS * 5).await;
+        tokio::time::sleep(HANGS).await;
+        kafka.thaw();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_promises_hold_while_the_broker_is_killed_and_started_again() {
+    let _services = world!();
+    let mut kafka = PrivateKafka::start().await;
+    survive("a broker that is killed", &mut kafka, async |kafka, callers| {
+        kafka.kill();
+        callers.store(CALLERS * 5).await;
+        kafka.bring_up().await;
+    })
+    .await;
+}

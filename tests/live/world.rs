@@ -1,0 +1,220 @@
+//! A database and topics of the test's own, on the services that run.
+
+use std::collections::HashSet;
+use std::env;
+use std::io::Write;
+use std::sync::Arc;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool};
+use tidings::{Config, Emitter, PostgresOutbox, Producer};
+use uuid::Uuid;
+
+use crate::support::checker::Verdict;
+use crate::support::events::{Ledger, Sequence, catalog, is_published, topic};
+use crate::support::topic::{self, ReadBack};
+use crate::support::waiting::eventually;
+
+/// The partitions of each test's topic.
+pub(crate) const PARTITIONS: u32 = 6;
+
+/// The lanes of a PostgreSQL outbox.
+pub(crate) const LANES: u32 = 32;
+
+/// The world of this test, or, loudly, the end of it.
+macro_rules! world {
+    () => {
+        crate::world::world!(open)
+    };
+    ($open:ident $(, $argument:expr)?) => {{
+        fn here() {}
+        let test = std::any::type_name_of_val(&here);
+        let Some(world) = crate::world::World::$open(test $(, $argument)?).await else { return };
+        world
+    }};
+}
+pub(crate) use world;
+
+pub(crate) struct World {
+    pub(crate) brokers: String,
+    /// What the test's topics begin with.
+    pub(crate) prefix: String,
+    /// The topic of the event that most tests emit.
+    pub(crate) topic: String,
+    database: Database,
+}
+
+impl World {
+    /// A migrated database and a topic of its own. None if there are no services; then it says so, or fails if it must not
+    /// be so.
+    pub(crate) async fn open(test: &str) -> Option<Self> {
+        let world = Self::open_unmigrated(test).await?;
+        world.outbox().migrate().await.unwrap();
+        Some(world)
+    }
+
+    /// As [`open`](Self::open), but with an empty database.
+    pub(crate) async fn open_unmigrated(test: &str) -> Option<Self> {
+        let (brokers, url) = services(test)?;
+        Some(Self::on(brokers, &url).await)
+    }
+
+    /// As [`open`](Self::open), but with a topic that has these settings.
+    pub(crate) async fn open_with_topic(test: &str, settings: &[(&str, &str)]) -> Option<Self> {
+        let (brokers, url) = services(test)?;
+        let world = Self::with_topic(brokers, &url, settings).await;
+        world.outbox().migrate().await.unwrap();
+        Some(world)
+    }
+
+    /// A world on another broker.
+    pub(crate) async fn on(brokers: String, url: &str) -> Self {
+        Self::with_topic(brokers, url, &[]).await
+    }
+
+    /// A world whose topic has these settings.
+    async fn with_topic(brokers: String, url: &str, settings: &[(&str, &str)]) -> Self {
+        let name = format!("t{}", Uuid::new_v4().simple());
+        let topic = topic(&name);
+        topic::create_with(&brokers, &topic, i32::try_from(PARTITIONS).unwrap(), settings).await;
+        Self { brokers, prefix: name.clone(), topic, database: Database::create(url, name).await }
+    }
+
+    /// The options of a connection to the test's database.
+    pub(crate) fn options(&self) -> PgConnectOptions {
+        self.database.options.clone()
+    }
+
+    pub(crate) fn outbox(&self) -> PostgresOutbox {
+        PostgresOutbox::with_options(self.options())
+    }
+
+    /// Connections of the service's own.
+    pub(crate) fn pool(&self) -> PgPool {
+        PgPoolOptions::new().max_connections(16).connect_lazy_with(self.options())
+    }
+
+    pub(crate) fn config(&self, more: &[(&str, &str)]) -> Config {
+        let settings = [
+            ("STREAMING_ENABLED", "true"),
+            ("STREAMING_BROKERS", &self.brokers),
+            ("STREAMING_CLOUDEVENTS_SOURCE", "//shop/orders"),
+            ("STREAMING_TOPIC_PREFIX", &self.prefix),
+        ];
+        // What comes later in the list counts.
+        Config::from_vars(settings.into_iter().chain(more.iter().copied())).unwrap()
+    }
+
+    pub(crate) async fn producer(&self) -> Producer {
+        self.producer_with(&[]).await
+    }
+
+    pub(crate) async fn producer_with(&self, settings: &[(&str, &str)]) -> Producer {
+        Producer::builder(self.config(settings), catalog()).with_outbox(self.outbox()).build().await.unwrap()
+    }
+
+    /// What is on the topic once all of these are, or after a long time.
+    pub(crate) async fn records_with(&self, ids: HashSet<String>) -> Vec<ReadBack> {
+        topic::read_until(&self.brokers, &self.topic, ids).await
+    }
+
+    /// What is on the topic now.
+    pub(crate) async fn records_now(&self) -> Vec<ReadBack> {
+        topic::read_to_end(&self.brokers, &self.topic).await
+    }
+
+    /// Waits until the event of this id is on the topic.
+    pub(crate) async fn arrived(&self, id: &str) {
+        let records = self.records_with([id.to_owned()].into()).await;
+        assert!(records.iter().any(|record| record.id() == id), "{id} has not arrived");
+    }
+
+    pub(crate) async fn has_arrived(&self, id: &str) -> bool {
+        self.records_now().await.iter().any(|record| record.id() == id)
+    }
+
+    /// Holds the topic against the ledger, once everything that was accepted had its time to arrive.
+    pub(crate) async fn verdict(&self, ledger: &Ledger) -> Verdict {
+        ledger.check(&self.records_with(ledger.ids()).await)
+    }
+}
+
+/// Emits until one goes direct: no event of the key's lane is left in the outbox.
+pub(crate) async fn emit_until_direct(emitter: &Arc<dyn Emitter>, ledger: &Ledger, sequence: &mut Sequence) {
+    eventually("an emit is direct", async || {
+        is_published(&ledger.emit(emitter, sequence.next()).await.unwrap()).then_some(())
+    })
+    .await;
+}
+
+/// The set of settled numbers of a lane, as PostgreSQL writes it.
+pub(crate) async fn published(pool: &PgPool, lane: u16) -> String {
+    let select = "select published::text from tidings.lane where lane = $1";
+    sqlx::query_scalar(select).bind(i16::try_from(lane).unwrap()).fetch_one(pool).await.unwrap()
+}
+
+/// Waits until all numbers up to this one are settled.
+pub(crate) async fn settled_to(pool: &PgPool, lane: u16, number: i64) {
+    let expected = format!("{{[1,{})}}", number + 1);
+    eventually("the lane is settled", async || (published(pool, lane).await == expected).then_some(())).await;
+}
+
+/// How many rows the log has.
+pub(crate) async fn logged(pool: &PgPool) -> i64 {
+    sqlx::query_scalar("select count(*) from tidings.outbox").fetch_one(pool).await.unwrap()
+}
+
+/// How many numbers are settled.
+pub(crate) async fn settled(pool: &PgPool) -> i64 {
+    let select = "select coalesce(sum(upper(r) - lower(r)), 0)::bigint from tidings.lane, unnest(published) as r";
+    sqlx::query_scalar(select).fetch_one(pool).await.unwrap()
+}
+
+/// The brokers and the database's URL.
+fn services(test: &str) -> Option<(String, String)> {
+    let services = env::var("KAFKA_BROKERS").ok().zip(env::var("DATABASE_URL").ok());
+    if services.is_none() {
+        skip(test);
+    }
+    services
+}
+
+/// Says, past the test harness, that a test did not run; fails if that must not be.
+fn skip(test: &str) {
+    let name = test.split("::").take_while(|part| *part != "{{closure}}").skip(1).collect::<Vec<_>>().join("::");
+    let line = format!("SKIPPED LIVE TEST {name}: set KAFKA_BROKERS and DATABASE_URL (see `scripts/services env`)\n");
+    // Printing would be captured and thrown away.
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    for forbids in ["CI", "TIDINGS_REQUIRE_LIVE"] {
+        assert!(env::var(forbids).is_err(), "{forbids} is set, and there are no services: {line}");
+    }
+}
+
+/// A database that is dropped with this.
+struct Database {
+    name: String,
+    server: PgConnectOptions,
+    options: PgConnectOptions,
+}
+
+impl Database {
+    async fn create(url: &str, name: String) -> Self {
+        let server: PgConnectOptions = url.parse().unwrap();
+        let mut connection = PgConnection::connect_with(&server).await.unwrap();
+        sqlx::query(&format!("create database {name}")).execute(&mut connection).await.unwrap();
+        Self { options: server.clone().database(&name), server, name }
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let (server, statement) = (self.server.clone(), format!("drop database {} with (force)", self.name));
+        let drop_it = async move {
+            let mut connection = PgConnection::connect_with(&server).await?;
+            sqlx::query(&statement).execute(&mut connection).await
+        };
+        // A runtime in a thread of its own: this one may be in the middle of a panic. A database that stays hurts nobody.
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _ = std::thread::spawn(move || runtime().block_on(drop_it)).join();
+    }
+}

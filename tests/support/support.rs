@@ -1,0 +1,10 @@
+//! What the test binaries of all levels share.
+#![allow(dead_code, reason = "each test binary uses its part of this")]
+
+pub(crate) mod callers;
+pub(crate) mod checker;
+pub(crate) mod events;
+pub(crate) mod murmur2;
+pub(crate) mod relaying;
+pub(crate) mod topic;
+pub(crate) mod waiting;
