@@ -208,8 +208,17 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        let (server, statement) = (self.server.clone(), format!("drop database {} with (force)", self.name));
+        let (server, own) = (self.server.clone(), self.options.clone());
+        let statement = format!("drop database {} with (force)", self.name);
         let drop_it = async move {
+            // One that a failed test has left would hold up the gaps of all other tests, and the drop.
+            let mut connection = PgConnection::connect_with(&own).await?;
+            let prepared = "select format('rollback prepared %L', gid) from pg_prepared_xacts
+                            where database = current_database()";
+            let rollbacks: Vec<String> = sqlx::query_scalar(prepared).fetch_all(&mut connection).await?;
+            for rollback in rollbacks {
+                sqlx::query(&rollback).execute(&mut connection).await?;
+            }
             let mut connection = PgConnection::connect_with(&server).await?;
             sqlx::query(&statement).execute(&mut connection).await
         };
