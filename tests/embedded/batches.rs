@@ -88,6 +88,6 @@ async fn a_batch_goes_to_the_outbox_in_order_while_the_broker_is_down() {
         ledger.accept(event);
     }
     world.broker_up();
-    let _relay = crate::support::relaying::RunningRelay::of(&producer);
+    let _relay = RunningRelay::of(&producer);
     world.verdict(&ledger).await.assert_kept();
 }
