@@ -25,14 +25,12 @@ impl std::fmt::Debug for Secret {
 
 /// How the client and the brokers know each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "read by the Kafka client"))]
 pub(crate) struct Security {
     pub(crate) tls: Option<Tls>,
     pub(crate) sasl: Option<Sasl>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "read by the Kafka client"))]
 pub(crate) struct Tls {
     /// The authorities to trust, in PEM. Without, those of the system.
     pub(crate) ca: Option<String>,
@@ -41,7 +39,6 @@ pub(crate) struct Tls {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "read by the Kafka client"))]
 pub(crate) struct Sasl {
     pub(crate) mechanism: &'static str,
     pub(crate) username: String,
