@@ -103,7 +103,7 @@ impl DeadLetter {
         headers
     }
 
-    /// Reads the headers of a dead letter that begin with `prefix`. The event itself [`decode`](super::decode) reads.
+    /// Reads the headers of a dead letter that begin with `prefix`. The event itself [`decode`](super::decode()) reads.
     ///
     /// # Errors
     ///
