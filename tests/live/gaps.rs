@@ -15,6 +15,8 @@ use crate::world::{LANES, World, emit_until_direct, published, settled_to, world
 struct Scene {
     world: World,
     emitter: Arc<dyn Emitter>,
+    /// One without a relay, as in another process: of the numbers that it draws the relay is not told.
+    elsewhere: Arc<dyn Emitter>,
     _relay: RunningRelay,
     ledger: Ledger,
     late: Sequence,
@@ -26,7 +28,9 @@ impl Scene {
         let producer: Producer = world.producer().await;
         let relay = RunningRelay::of(&producer);
         let (late, other) = (Sequence::of("tenant-1"), Sequence::of(neighbour_of("tenant-1", LANES)));
-        Self { emitter: Arc::new(producer), _relay: relay, world, ledger: Ledger::default(), late, other }
+        let elsewhere = Arc::new(world.producer().await);
+        let emitter = Arc::new(producer);
+        Self { emitter, elsewhere, _relay: relay, world, ledger: Ledger::default(), late, other }
     }
 
     /// Emits an event of the other key in a transaction, and waits until it has arrived: the relay has read a page that
@@ -53,36 +57,63 @@ impl Scene {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_late_commit_holds_nobody_up_and_is_not_lost() {
-    let mut scene = Scene::on(world!()).await;
+/// Has `late` draw a number and commit after higher ones were delivered.
+async fn commit_late(mut scene: Scene, late: Arc<dyn Emitter>) {
     let event = scene.late.next();
     let mut tx = scene.world.pool().begin().await.unwrap();
-    let (lane, number) = stored_at(&scene.emitter.emit_in(&mut tx, event.request()).await.unwrap());
+    let (lane, number) = stored_at(&late.emit_in(&mut tx, event.request()).await.unwrap());
     assert_eq!(scene.emit_other().await, (lane, number + 1), "the next number of the lane is delivered first");
     scene.many_pages().await;
     scene.assert_not_arrived(&event).await;
     let pool = scene.world.pool();
-    assert!(!published(&pool, lane).await.starts_with("{[1,"), "{}", published(&pool, lane).await);
+    let settled = published(&pool, lane).await;
+    assert!(!settled.starts_with("{[1,"), "{settled}");
     tx.commit().await.unwrap();
     scene.ledger.accept(event);
     scene.world.verdict(&scene.ledger).await.assert_kept();
-    emit_until_direct(&scene.emitter, &scene.ledger, &mut scene.late).await;
+    emit_until_direct(&late, &scene.ledger, &mut scene.late).await;
+    scene.world.verdict(&scene.ledger).await.assert_kept();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_commit_holds_nobody_up_and_is_not_lost() {
+    let scene = Scene::on(world!()).await;
+    let late = Arc::clone(&scene.emitter);
+    commit_late(scene, late).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_commit_of_another_process_holds_nobody_up_and_is_not_lost() {
+    let scene = Scene::on(world!()).await;
+    let late = Arc::clone(&scene.elsewhere);
+    commit_late(scene, late).await;
+}
+
+/// Has `undone` draw a number and roll back after a higher one was delivered.
+async fn roll_back(mut scene: Scene, undone: Arc<dyn Emitter>) {
+    let mut tx = scene.world.pool().begin().await.unwrap();
+    let event = scene.late.next();
+    let (lane, number) = stored_at(&undone.emit_in(&mut tx, event.request()).await.unwrap());
+    let (_, last) = scene.emit_other().await;
+    assert_eq!(last, number + 1);
+    tx.rollback().await.unwrap();
+    settled_to(&scene.world.pool(), lane, last).await;
+    emit_until_direct(&undone, &scene.ledger, &mut scene.late).await;
     scene.world.verdict(&scene.ledger).await.assert_kept();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_gap_of_a_rolled_back_number_is_closed_and_the_lane_is_direct_again() {
-    let mut scene = Scene::on(world!()).await;
-    let mut tx = scene.world.pool().begin().await.unwrap();
-    let undone = scene.late.next();
-    let (lane, number) = stored_at(&scene.emitter.emit_in(&mut tx, undone.request()).await.unwrap());
-    let (_, last) = scene.emit_other().await;
-    assert_eq!(last, number + 1);
-    tx.rollback().await.unwrap();
-    settled_to(&scene.world.pool(), lane, last).await;
-    emit_until_direct(&scene.emitter, &scene.ledger, &mut scene.late).await;
-    scene.world.verdict(&scene.ledger).await.assert_kept();
+    let scene = Scene::on(world!()).await;
+    let undone = Arc::clone(&scene.emitter);
+    roll_back(scene, undone).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_gap_of_a_number_that_another_process_rolled_back_is_closed_too() {
+    let scene = Scene::on(world!()).await;
+    let undone = Arc::clone(&scene.elsewhere);
+    roll_back(scene, undone).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
