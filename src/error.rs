@@ -35,6 +35,7 @@ struct Inner {
     message: Cow<'static, str>,
     event_id: Option<EventId>,
     dead_lettered: bool,
+    ambiguous: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -70,7 +71,9 @@ pub enum ErrorKind {
     Timeout,
     /// The broker throttles, or the client's queue stayed full.
     Overloaded,
-    /// The broker does not let this client do that, or does not know it.
+    /// The broker does not know this client, or the client does not trust the broker.
+    Unauthenticated,
+    /// The broker does not let this client do that.
     Unauthorized,
     /// The topic does not exist and was not created.
     UnknownTopic,
@@ -78,8 +81,12 @@ pub enum ErrorKind {
     RecordRejected,
     /// The client broke down in a way that it can't recover from; a new one is needed.
     ClientFailed,
-    /// The outbox's database failed.
+    /// The outbox's database can't be reached, or can't serve now.
     Storage,
+    /// The transaction can't go on, because of another one or of a failure before: roll back, and run it again from its start.
+    StorageConflict,
+    /// The outbox's database refused a statement for what it is: a privilege, a constraint, a read-only server.
+    StorageRejected,
     /// The outbox's tables are missing, or those of another version of this library.
     Schema,
 }
@@ -103,11 +110,14 @@ impl ErrorKind {
             Self::BrokerUnavailable => "broker_unavailable",
             Self::Timeout => "timeout",
             Self::Overloaded => "overloaded",
+            Self::Unauthenticated => "unauthenticated",
             Self::Unauthorized => "unauthorized",
             Self::UnknownTopic => "unknown_topic",
             Self::RecordRejected => "record_rejected",
             Self::ClientFailed => "client_failed",
             Self::Storage => "storage",
+            Self::StorageConflict => "storage_conflict",
+            Self::StorageRejected => "storage_rejected",
             Self::Schema => "schema",
         }
     }
@@ -128,10 +138,14 @@ impl ErrorKind {
         )
     }
 
-    /// Whether the same call may succeed later, unchanged.
+    /// Whether the same call may succeed later, unchanged; of an emit in a transaction, in a new transaction.
     #[must_use]
     pub fn is_retryable(self) -> bool {
-        self.is_broker_health() || matches!(self, Self::CircuitOpen | Self::LaneSpilled | Self::Storage)
+        self.is_broker_health()
+            || matches!(
+                self,
+                Self::CircuitOpen | Self::LaneSpilled | Self::Unauthenticated | Self::Storage | Self::StorageConflict
+            )
     }
 
     /// Whether an event that fails so may go to its dead-letter topic: the broker refused it, and is there.
@@ -185,13 +199,34 @@ impl Error {
         self.0.dead_lettered
     }
 
+    /// Whether the event may have been published or stored all the same: the answer to the last attempt is missing. A retry
+    /// should carry the same [`event_id`](Self::event_id), so that consumers recognise the second copy.
+    #[must_use]
+    pub fn is_ambiguous(&self) -> bool {
+        self.0.ambiguous
+    }
+
     pub(crate) fn into_dead_lettered(mut self) -> Self {
         self.0.dead_lettered = true;
         self
     }
 
+    /// Says that the event may have been published or stored all the same, if `ambiguous`.
+    pub(crate) fn or_ambiguous(mut self, ambiguous: bool) -> Self {
+        self.0.ambiguous |= ambiguous;
+        self
+    }
+
+    /// Says that something else decides what becomes of the event.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn decided(mut self) -> Self {
+        self.0.ambiguous = false;
+        self
+    }
+
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), event_id: None, dead_lettered: false, source: None }))
+        let message = message.into();
+        Self(Box::new(Inner { kind, message, event_id: None, dead_lettered: false, ambiguous: false, source: None }))
     }
 
     pub(crate) fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -202,14 +237,6 @@ impl Error {
     pub(crate) fn with_event_id(mut self, id: EventId) -> Self {
         self.0.event_id = Some(id);
         self
-    }
-
-    /// A failure of the outbox's database while `doing` something.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    pub(crate) fn storage(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
-        move |source| {
-            Self::new(ErrorKind::Storage, format!("the outbox's database failed while {doing}")).with_source(source)
-        }
     }
 }
 
@@ -229,6 +256,9 @@ impl fmt::Debug for Error {
         if self.0.dead_lettered {
             out.field("dead_lettered", &true);
         }
+        if self.0.ambiguous {
+            out.field("ambiguous", &true);
+        }
         if let Some(source) = &self.0.source {
             out.field("source", source);
         }
@@ -246,21 +276,63 @@ impl StdError for Error {
 mod tests {
     use super::*;
 
+    /// All kinds, in their order. A new one does not compile until it has its place here.
+    fn kinds() -> impl Iterator<Item = ErrorKind> {
+        std::iter::successors(Some(ErrorKind::InvalidConfig), |kind| {
+            Some(match kind {
+                ErrorKind::InvalidConfig => ErrorKind::InvalidDefinition,
+                ErrorKind::InvalidDefinition => ErrorKind::InvalidPolicy,
+                ErrorKind::InvalidPolicy => ErrorKind::UnknownEvent,
+                ErrorKind::UnknownEvent => ErrorKind::InvalidEvent,
+                ErrorKind::InvalidEvent => ErrorKind::InvalidPayload,
+                ErrorKind::InvalidPayload => ErrorKind::TooLarge,
+                ErrorKind::TooLarge => ErrorKind::UnsupportedTransaction,
+                ErrorKind::UnsupportedTransaction => ErrorKind::Closed,
+                ErrorKind::Closed => ErrorKind::CircuitOpen,
+                ErrorKind::CircuitOpen => ErrorKind::LaneSpilled,
+                ErrorKind::LaneSpilled => ErrorKind::BrokerUnavailable,
+                ErrorKind::BrokerUnavailable => ErrorKind::Timeout,
+                ErrorKind::Timeout => ErrorKind::Overloaded,
+                ErrorKind::Overloaded => ErrorKind::Unauthenticated,
+                ErrorKind::Unauthenticated => ErrorKind::Unauthorized,
+                ErrorKind::Unauthorized => ErrorKind::UnknownTopic,
+                ErrorKind::UnknownTopic => ErrorKind::RecordRejected,
+                ErrorKind::RecordRejected => ErrorKind::ClientFailed,
+                ErrorKind::ClientFailed => ErrorKind::Storage,
+                ErrorKind::Storage => ErrorKind::StorageConflict,
+                ErrorKind::StorageConflict => ErrorKind::StorageRejected,
+                ErrorKind::StorageRejected => ErrorKind::Schema,
+                ErrorKind::Schema => return None,
+            })
+        })
+    }
+
     #[test]
     fn a_failure_is_the_callers_or_retryable_but_never_both() {
-        for kind in [
-            ErrorKind::InvalidConfig,
-            ErrorKind::InvalidEvent,
-            ErrorKind::TooLarge,
-            ErrorKind::UnsupportedTransaction,
-            ErrorKind::Closed,
-            ErrorKind::CircuitOpen,
-            ErrorKind::Timeout,
-            ErrorKind::Unauthorized,
-            ErrorKind::Storage,
-        ] {
+        for kind in kinds() {
             assert!(!(kind.is_caller_error() && kind.is_retryable()), "{kind}");
         }
+    }
+
+    #[test]
+    fn what_opens_the_breaker_is_neither_the_callers_nor_the_events_fault() {
+        for kind in kinds().filter(|kind| kind.is_broker_health()) {
+            assert!(kind.is_retryable() && !kind.is_caller_error() && !kind.is_dead_letter(), "{kind}");
+        }
+    }
+
+    #[test]
+    fn the_documented_kinds_are_these() {
+        let yes = |is: bool| if is { "yes" } else { "" };
+        let line = |kind: ErrorKind| {
+            let columns = [kind.is_caller_error(), kind.is_retryable(), kind.is_dead_letter(), kind.is_broker_health()];
+            format!("| `{kind}` | {} |", columns.map(yes).join(" | "))
+        };
+        let table = [
+            "| kind | caller's fault | retryable | dead letter | counts for the breaker |".to_owned(),
+            "| --- | --- | --- | --- | --- |".into(),
+        ];
+        crate::documented::check("kinds", table.into_iter().chain(kinds().map(line)));
     }
 
     #[test]

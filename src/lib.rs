@@ -77,6 +77,8 @@
 mod breaker;
 mod catalog;
 mod config;
+#[cfg(test)]
+mod documented;
 mod emitter;
 mod error;
 mod event;

@@ -16,6 +16,8 @@ use crate::tx::Tx;
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod envelope;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod failure;
 pub(crate) mod lane;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod migration;

@@ -7,6 +7,7 @@ use sqlx::query::Query;
 use sqlx::{PgExecutor, PgPool, Postgres, Row as _};
 use uuid::Uuid;
 
+use super::failure::{failed, failed_in_transaction};
 use super::{Head, Hole, Lease, Outbox, Page, Progress, Row, Settled, StoredRow, envelope, migration, multirange};
 use crate::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
@@ -131,8 +132,8 @@ impl PostgresOutbox {
     ///
     /// [`ErrorKind::Storage`] if the database fails or the user may not create the schema.
     pub async fn migrate(&self) -> Result<()> {
-        let failed = || Error::storage("migrating the outbox's tables");
-        let mut tx = self.writer.begin().await.map_err(failed())?;
+        let migrating = || failed("migrating the outbox's tables");
+        let mut tx = self.writer.begin().await.map_err(migrating())?;
         // Any number will do, as long as it stays the same: it keeps two services from migrating at once.
         sqlx::raw_sql(
             "select pg_advisory_xact_lock(7421998310562);
@@ -142,17 +143,17 @@ impl PostgresOutbox {
         )
         .execute(&mut *tx)
         .await
-        .map_err(failed())?;
-        let applied = applied(&mut *tx).await.map_err(failed())?;
+        .map_err(migrating())?;
+        let applied = applied(&mut *tx).await.map_err(migrating())?;
         for step in migration::pending(&migration::POSTGRES, &applied) {
-            sqlx::raw_sql(step.sql).execute(&mut *tx).await.map_err(failed())?;
+            sqlx::raw_sql(step.sql).execute(&mut *tx).await.map_err(migrating())?;
             sqlx::query("insert into tidings.migration (version) values ($1)")
                 .bind(step.version)
                 .execute(&mut *tx)
                 .await
-                .map_err(failed())?;
+                .map_err(migrating())?;
         }
-        tx.commit().await.map_err(failed())
+        tx.commit().await.map_err(migrating())
     }
 }
 
@@ -187,9 +188,8 @@ fn append(rows: &[Row]) -> Query<'_, Postgres, PgArguments> {
 }
 
 /// The numbers that an append yields.
-fn numbers(rows: sqlx::Result<Vec<PgRow>>) -> Result<Vec<i64>> {
-    let numbers = rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
-    numbers.map_err(Error::storage("appending to the log"))
+fn numbers(rows: &[PgRow]) -> sqlx::Result<Vec<i64>> {
+    rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// Lanes are few: PostgreSQL has no unsigned type, and a `smallint` holds them.
@@ -206,20 +206,23 @@ impl Outbox for PostgresOutbox {
         Box::pin(async {
             let applied = match applied(&self.writer).await {
                 Err(error) if is_missing_table(&error) => Vec::new(),
-                applied => applied.map_err(Error::storage("reading its version"))?,
+                applied => applied.map_err(failed("reading its version"))?,
             };
             migration::check_applied(&migration::POSTGRES, &applied)?;
             let lanes: i64 = sqlx::query_scalar("select count(*) from tidings.lane")
                 .fetch_one(&self.writer)
                 .await
-                .map_err(Error::storage("counting the lanes"))?;
+                .map_err(failed("counting the lanes"))?;
             u16::try_from(lanes)
                 .map_err(|source| Error::new(ErrorKind::Schema, "there are too many lanes").with_source(source))
         })
     }
 
     fn append<'a>(&'a self, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<i64>>> {
-        Box::pin(async { numbers(fetch(&self.writer, append(rows)).await) })
+        Box::pin(async {
+            let appended = fetch(&self.writer, append(rows)).await.and_then(|rows| numbers(&rows));
+            appended.map_err(failed("appending to the log"))
+        })
     }
 
     fn append_in<'a>(&'a self, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<i64>>> {
@@ -230,7 +233,8 @@ impl Outbox for PostgresOutbox {
                     format!("this outbox needs a transaction of its PostgreSQL database, and was given {other}");
                 return Err(Error::new(ErrorKind::UnsupportedTransaction, message));
             };
-            numbers(append(rows).fetch_all(connection).await)
+            let appended = append(rows).fetch_all(connection).await.and_then(|rows| numbers(&rows));
+            appended.map_err(failed_in_transaction("appending to the log"))
         })
     }
 
@@ -238,7 +242,7 @@ impl Outbox for PostgresOutbox {
         Box::pin(async {
             let head = |row: PgRow| Ok(Head { last: row.try_get("last")?, floor: row.try_get("floor")? });
             let rows = fetch(&self.writer, sqlx::query(HEADS)).await;
-            rows.and_then(|rows| rows.into_iter().map(head).collect()).map_err(Error::storage("reading the lanes"))
+            rows.and_then(|rows| rows.into_iter().map(head).collect()).map_err(failed("reading the lanes"))
         })
     }
 
@@ -252,14 +256,14 @@ impl Outbox for PostgresOutbox {
             };
             let ttl = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
             let rows = fetch(&self.reader, sqlx::query(LEASE).bind(owner.to_string()).bind(ttl)).await;
-            rows.and_then(|rows| rows.into_iter().map(lease).collect()).map_err(Error::storage("leasing lanes"))
+            rows.and_then(|rows| rows.into_iter().map(lease).collect()).map_err(failed("leasing lanes"))
         })
     }
 
     fn release(&self, owner: Uuid) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let released = fetch(&self.reader, sqlx::query(RELEASE).bind(owner.to_string())).await;
-            released.map(drop).map_err(Error::storage("releasing lanes"))
+            released.map(drop).map_err(failed("releasing lanes"))
         })
     }
 
@@ -270,7 +274,7 @@ impl Outbox for PostgresOutbox {
                 .bind(holes.iter().map(|hole| hole.low).collect::<Vec<_>>())
                 .bind(holes.iter().map(|hole| hole.high).collect::<Vec<_>>())
                 .bind(i64::from(limit));
-            fetch(&self.reader, statement).await.and_then(|rows| page(&rows)).map_err(Error::storage("reading a page"))
+            fetch(&self.reader, statement).await.and_then(|rows| page(&rows)).map_err(failed("reading a page"))
         })
     }
 
@@ -292,7 +296,7 @@ impl Outbox for PostgresOutbox {
             let rows = fetch(&self.reader, statement).await;
             rows.and_then(|rows| rows.into_iter().next().ok_or(sqlx::Error::RowNotFound))
                 .and_then(settled)
-                .map_err(Error::storage("recording progress"))
+                .map_err(failed("recording progress"))
         })
     }
 }

@@ -9,6 +9,7 @@ use sqlx::sqlite::{
 use sqlx::{Row as _, SqliteConnection, SqliteExecutor, SqlitePool};
 use uuid::Uuid;
 
+use super::failure::{failed, failed_in_transaction};
 use super::{
     Head, Hole, Lease, Outbox, Page, Progress, Row, Settled, StoredRow, envelope, floor, migration, multirange,
 };
@@ -91,25 +92,25 @@ impl SqliteOutbox {
     ///
     /// [`ErrorKind::Storage`] if the database fails.
     pub async fn migrate(&self) -> Result<()> {
-        let failed = || Error::storage("migrating the outbox's tables");
-        let mut tx = self.pool.begin_with("begin immediate").await.map_err(failed())?;
+        let migrating = || failed("migrating the outbox's tables");
+        let mut tx = self.pool.begin_with("begin immediate").await.map_err(migrating())?;
         sqlx::raw_sql(
             "create table if not exists tidings_migration (
                version integer primary key, applied_at integer not null default (unixepoch())) strict",
         )
         .execute(&mut *tx)
         .await
-        .map_err(failed())?;
-        let applied = applied(&mut *tx).await.map_err(failed())?;
+        .map_err(migrating())?;
+        let applied = applied(&mut *tx).await.map_err(migrating())?;
         for step in migration::pending(&migration::SQLITE, &applied) {
-            sqlx::raw_sql(step.sql).execute(&mut *tx).await.map_err(failed())?;
+            sqlx::raw_sql(step.sql).execute(&mut *tx).await.map_err(migrating())?;
             sqlx::query("insert into tidings_migration (version) values (?)")
                 .bind(step.version)
                 .execute(&mut *tx)
                 .await
-                .map_err(failed())?;
+                .map_err(migrating())?;
         }
-        tx.commit().await.map_err(failed())
+        tx.commit().await.map_err(migrating())
     }
 }
 
@@ -147,16 +148,16 @@ impl Outbox for SqliteOutbox {
             let tables: i64 = sqlx::query_scalar("select count(*) from sqlite_master where name = 'tidings_migration'")
                 .fetch_one(&self.pool)
                 .await
-                .map_err(Error::storage("reading its version"))?;
+                .map_err(failed("reading its version"))?;
             let applied = match tables {
                 0 => Vec::new(),
-                _ => applied(&self.pool).await.map_err(Error::storage("reading its version"))?,
+                _ => applied(&self.pool).await.map_err(failed("reading its version"))?,
             };
             migration::check_applied(&migration::SQLITE, &applied)?;
             sqlx::query_scalar("select count(*) from tidings_lane")
                 .fetch_one(&self.pool)
                 .await
-                .map_err(Error::storage("counting the lanes"))
+                .map_err(failed("counting the lanes"))
         })
     }
 
@@ -168,7 +169,7 @@ impl Outbox for SqliteOutbox {
                 tx.commit().await?;
                 Ok(numbers)
             };
-            append.await.map_err(Error::storage("appending to the log"))
+            append.await.map_err(failed("appending to the log"))
         })
     }
 
@@ -189,7 +190,7 @@ impl Outbox for SqliteOutbox {
                 sqlx::query("release tidings_append").execute(&mut *connection).await?;
                 appended
             };
-            append.await.map_err(Error::storage("appending to the log"))
+            append.await.map_err(failed_in_transaction("appending to the log"))
         })
     }
 
@@ -198,7 +199,7 @@ impl Outbox for SqliteOutbox {
             let head =
                 |row: SqliteRow| Ok(Head { last: row.try_get("last")?, floor: floor(&set_of(&row, "published")?) });
             let rows = sqlx::query(HEADS).fetch_all(&self.pool).await;
-            rows.and_then(|rows| rows.into_iter().map(head).collect()).map_err(Error::storage("reading the lanes"))
+            rows.and_then(|rows| rows.into_iter().map(head).collect()).map_err(failed("reading the lanes"))
         })
     }
 
@@ -212,7 +213,7 @@ impl Outbox for SqliteOutbox {
                 })
             };
             let rows = sqlx::query(LEASE).bind(owner.to_string()).bind(ttl.as_secs_f64()).fetch_all(&self.pool).await;
-            rows.and_then(|rows| rows.into_iter().map(lease).collect()).map_err(Error::storage("leasing lanes"))
+            rows.and_then(|rows| rows.into_iter().map(lease).collect()).map_err(failed("leasing lanes"))
         })
     }
 
@@ -222,7 +223,7 @@ impl Outbox for SqliteOutbox {
                 .bind(owner.to_string())
                 .execute(&self.pool)
                 .await;
-            released.map(drop).map_err(Error::storage("releasing lanes"))
+            released.map(drop).map_err(failed("releasing lanes"))
         })
     }
 
@@ -248,7 +249,7 @@ impl Outbox for SqliteOutbox {
                 }
                 Ok(page)
             };
-            read.await.map_err(Error::storage("reading a page"))
+            read.await.map_err(failed("reading a page"))
         })
     }
 
@@ -279,7 +280,7 @@ impl Outbox for SqliteOutbox {
                 tx.commit().await?;
                 Ok(Settled { lanes, mark: NEVER_PASSED })
             };
-            write.await.map_err(Error::storage("recording progress"))
+            write.await.map_err(failed("recording progress"))
         })
     }
 }

@@ -73,7 +73,8 @@ impl Shared {
             // It may have arrived all the same. It is stored under the same id: a possible duplicate, never a loss.
             Err(error) if error.kind().is_broker_health() => {
                 tracing::debug!(%error, event_id = %resolved.id, "the broker did not take the event; it goes to the outbox");
-                fallback.store(resolved, StoredReason::PublishFailed).await
+                let stored = fallback.store(resolved, StoredReason::PublishFailed).await;
+                stored.map_err(|failed| failed.or_ambiguous(error.is_ambiguous()))
             }
             Err(error) => Err(self.bury(resolved, error).await),
         }
@@ -128,12 +129,13 @@ impl Shared {
             }
             Ok(Ok(result)) => result,
             Ok(Err(_)) => {
-                Err(Error::new(ErrorKind::ClientFailed, "the transport was dropped while the event was in flight"))
+                let message = "the transport was dropped while the event was in flight";
+                Err(Error::new(ErrorKind::ClientFailed, message).or_ambiguous(true))
             }
             Err(_) => {
                 self.breaker.on_failure();
                 let message = "the broker did not confirm the event in time; it may or may not have it";
-                Err(Error::new(ErrorKind::Timeout, message))
+                Err(Error::new(ErrorKind::Timeout, message).or_ambiguous(true))
             }
         }
     }

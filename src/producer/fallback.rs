@@ -89,5 +89,7 @@ impl Fallback {
 
 async fn within<T>(limit: Duration, statement: impl Future<Output = Result<T>>) -> Result<T> {
     let answer = tokio::time::timeout(limit, statement).await;
-    answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Storage, "the outbox's database did not answer in time")))
+    answer.unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::Storage, "the outbox's database did not answer in time").or_ambiguous(true))
+    })
 }
