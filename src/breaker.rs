@@ -17,6 +17,12 @@ pub(crate) struct BreakerConfig {
     pub(crate) open_time: Duration,
 }
 
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self { failure_ratio: 0.5, min_requests: 10, open_time: Duration::from_secs(5) }
+    }
+}
+
 /// Over what time the share of failures is taken.
 const WINDOW: Duration = Duration::from_secs(30);
 

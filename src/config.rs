@@ -1,6 +1,6 @@
 //! The settings, from the environment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -11,8 +11,10 @@ use crate::naming::Naming;
 use crate::policy::{PolicyOverrides, parse_bool};
 use crate::wire::{DEAD_LETTER_PREFIX, HeaderStyle};
 
+pub(crate) mod properties;
 pub(crate) mod security;
 
+use properties::Properties;
 use security::Security;
 
 /// The settings of a service. `.env.reference` lists the variables with their defaults.
@@ -44,6 +46,7 @@ pub struct Config {
     pub(crate) direct_timeout: Duration,
     pub(crate) close_timeout: Duration,
     pub(crate) breaker: BreakerConfig,
+    warnings: Vec<String>,
 }
 
 /// What only the Kafka client asks for.
@@ -58,6 +61,7 @@ pub(crate) struct ClientSettings {
     pub(crate) compression: Compression,
     pub(crate) record_retries: u32,
     pub(crate) security: Security,
+    pub(crate) properties: Properties,
 }
 
 /// How records are compressed on their way to the broker.
@@ -131,6 +135,13 @@ impl Config {
     /// and the brokers or the source are missing. The text names every such variable.
     pub fn from_vars<K: Into<String>, V: Into<String>>(vars: impl IntoIterator<Item = (K, V)>) -> Result<Self> {
         let mut vars = Vars::new(vars);
+        let mut config = Self::read(&mut vars);
+        config.warnings = vars.finish()?;
+        Ok(config)
+    }
+
+    /// Reads every variable there is.
+    fn read(vars: &mut Vars) -> Self {
         let config = Self {
             enabled: vars.read("STREAMING_ENABLED", false, "true or false", |text| parse_bool(text).ok()),
             client: vars.client(),
@@ -150,13 +161,11 @@ impl Config {
             delivery_timeout: vars.seconds("STREAMING_RECORD_DELIVERY_TIMEOUT_S", 30, 1..=3_600),
             direct_timeout: vars.millis("STREAMING_DIRECT_TIMEOUT_MS", 2_000, 10..=3_600_000),
             close_timeout: vars.seconds("STREAMING_CLOSE_TIMEOUT_S", 30, 1..=3_600),
-            breaker: BreakerConfig {
-                failure_ratio: vars.read("STREAMING_CB_FAILURE_RATIO", 0.5, "a number above 0, at most 1", ratio),
-                min_requests: vars.number("STREAMING_CB_MIN_REQUESTS", 10, 1..=1_000_000),
-                open_time: vars.seconds("STREAMING_CB_TIMEOUT_S", 5, 1..=3_600),
-            },
+            breaker: vars.breaker(),
+            warnings: Vec::new(),
         };
         vars.require_acks_all();
+        vars.warn_of_unused();
         if config.enabled {
             vars.require("STREAMING_BROKERS", !config.client.brokers.is_empty(), "set it, or STREAMING_ENABLED=false");
             vars.require(
@@ -165,8 +174,21 @@ impl Config {
                 "it names the service, such as //shop/orders",
             );
         }
-        vars.finish()?;
-        Ok(config)
+        config
+    }
+
+    /// What is allowed, and may not be what was meant: variables that have no effect. A producer logs them when it is built.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let config = tidings::Config::from_vars([("STREAMING_BROKRES", "kafka-1:9092")])?;
+    /// assert!(config.warnings()[0].contains("STREAMING_BROKRES"));
+    /// # Ok::<(), tidings::Error>(())
+    /// ```
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Whether streaming is on: `STREAMING_ENABLED`.
@@ -203,6 +225,27 @@ impl Config {
         self
     }
 
+    /// Sets a further property of the Kafka client, librdkafka, such as `client.rack`; see `STREAMING_KAFKA_PROPERTIES`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] if it would break a promise, or has a setting of its own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tidings::Config;
+    ///
+    /// let config = Config::new("//shop/orders", ["localhost:9092"])?;
+    /// let config = config.with_kafka_property("client.rack", "eu-west-1a")?;
+    /// assert!(config.with_kafka_property("acks", "1").is_err());
+    /// # Ok::<(), tidings::Error>(())
+    /// ```
+    pub fn with_kafka_property(mut self, name: &str, value: impl Into<String>) -> Result<Self> {
+        self.client.properties.set(name, value.into())?;
+        Ok(self)
+    }
+
     pub(crate) fn source(&self) -> Result<&Source> {
         self.source.as_ref().ok_or_else(|| {
             Error::new(
@@ -216,7 +259,10 @@ impl Config {
 /// The variables, and what is wrong with them: all faults are told at once.
 struct Vars {
     vars: BTreeMap<String, String>,
+    /// The names that were asked for: others have no effect.
+    known: BTreeSet<String>,
     faults: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl Vars {
@@ -224,24 +270,34 @@ impl Vars {
         let vars = vars.into_iter().map(|(name, value)| (name.into(), value.into().trim().to_owned()));
         Self {
             vars: vars.filter(|(name, value)| name.starts_with("STREAMING_") && !value.is_empty()).collect(),
+            known: BTreeSet::new(),
             faults: Vec::new(),
+            warnings: Vec::new(),
         }
+    }
+
+    /// The value of a variable, if it is set.
+    fn get(&mut self, name: &str) -> Option<&str> {
+        self.known.insert(name.to_owned());
+        self.vars.get(name).map(String::as_str)
     }
 
     /// The value of a variable, or the default if it is not set.
     fn read<T>(&mut self, name: &str, default: T, expected: &str, parse: impl FnOnce(&str) -> Option<T>) -> T {
-        let Some(text) = self.vars.get(name) else {
+        let Some(text) = self.get(name) else {
             return default;
         };
-        parse(text).unwrap_or_else(|| {
-            self.faults.push(format!("{name}=`{text}`: expected {expected}"));
-            default
-        })
+        let Some(value) = parse(text) else {
+            let fault = format!("{name}=`{text}`: expected {expected}");
+            self.faults.push(fault);
+            return default;
+        };
+        value
     }
 
     /// As [`read`](Self::read), of a value that a fault must not quote.
     fn read_secret<T>(&mut self, name: &str, default: T, expected: &str, parse: impl FnOnce(&str) -> Option<T>) -> T {
-        let Some(text) = self.vars.get(name) else {
+        let Some(text) = self.get(name) else {
             return default;
         };
         parse(text).unwrap_or_else(|| {
@@ -287,6 +343,26 @@ impl Vars {
             ),
             record_retries: self.number("STREAMING_RECORD_RETRIES", 2_147_483_647, 0..=2_147_483_647),
             security: self.security(),
+            properties: self.properties(),
+        }
+    }
+
+    fn properties(&mut self) -> Properties {
+        let (properties, faults) = Properties::parse(self.get("STREAMING_KAFKA_PROPERTIES").unwrap_or_default());
+        self.faults.extend(faults.into_iter().map(|fault| format!("STREAMING_KAFKA_PROPERTIES: {fault}")));
+        properties
+    }
+
+    /// 0 is the default, as it is for lib-streaming.
+    fn breaker(&mut self) -> BreakerConfig {
+        let default = BreakerConfig::default();
+        let ratio = self.read("STREAMING_CB_FAILURE_RATIO", 0.0, "a number from 0 to 1", ratio);
+        let min_requests = self.number("STREAMING_CB_MIN_REQUESTS", 0, 0..=1_000_000);
+        let open_time = self.seconds("STREAMING_CB_TIMEOUT_S", 0, 0..=3_600);
+        BreakerConfig {
+            failure_ratio: if ratio == 0.0 { default.failure_ratio } else { ratio },
+            min_requests: if min_requests == 0 { default.min_requests } else { min_requests },
+            open_time: if open_time.is_zero() { default.open_time } else { open_time },
         }
     }
 
@@ -314,7 +390,7 @@ impl Vars {
     }
 
     fn policies(&mut self) -> PolicyOverrides {
-        let text = self.vars.get("STREAMING_EVENT_POLICIES").map(String::as_str).unwrap_or_default();
+        let text = self.get("STREAMING_EVENT_POLICIES").unwrap_or_default();
         text.parse().unwrap_or_else(|error| {
             self.faults.push(format!("STREAMING_EVENT_POLICIES: {error}"));
             PolicyOverrides::default()
@@ -335,9 +411,30 @@ impl Vars {
         }
     }
 
-    fn finish(self) -> Result<()> {
+    /// Tells of variables that have no effect: those of lib-streaming that have no counterpart, and misspelt ones.
+    fn warn_of_unused(&mut self) {
+        if self.get("STREAMING_EVENT_TOGGLES").is_some() {
+            let warning = "STREAMING_EVENT_TOGGLES has no effect: say `key.enabled=false` in STREAMING_EVENT_POLICIES";
+            self.warnings.push(warning.to_owned());
+        }
+        for name in [
+            "STREAMING_SCHEMA_REGISTRY_URL",
+            "STREAMING_SCHEMA_REGISTRY_USERNAME",
+            "STREAMING_SCHEMA_REGISTRY_PASSWORD",
+        ] {
+            if self.get(name).is_some() {
+                self.warnings.push(format!("{name} has no effect: payloads are published as the service gives them"));
+            }
+        }
+        // The settings of lib-streaming's consumer are for another program.
+        let unknown =
+            self.vars.keys().filter(|name| !self.known.contains(*name) && !name.starts_with("STREAMING_CONSUMER_"));
+        self.warnings.extend(unknown.map(|name| format!("{name} has no effect: there is no such variable")));
+    }
+
+    fn finish(self) -> Result<Vec<String>> {
         if self.faults.is_empty() {
-            return Ok(());
+            return Ok(self.warnings);
         }
         Err(Error::new(ErrorKind::InvalidConfig, format!("the environment is not usable: {}", self.faults.join("; "))))
     }
@@ -366,7 +463,7 @@ fn header_prefix(text: &str) -> Option<String> {
 }
 
 fn ratio(text: &str) -> Option<f64> {
-    text.parse().ok().filter(|ratio| *ratio > 0.0 && *ratio <= 1.0)
+    text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio))
 }
 
 #[cfg(test)]

@@ -10,6 +10,10 @@ use crate::policy::parse_bool;
 pub(crate) struct Secret(String);
 
 impl Secret {
+    pub(super) fn new(value: String) -> Self {
+        Self(value)
+    }
+
     /// The value, for the client alone.
     #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "read by the Kafka client"))]
     pub(crate) fn expose(&self) -> &str {
@@ -84,10 +88,11 @@ impl Vars {
     fn sasl(&mut self) -> Option<Sasl> {
         let mechanism = self.read("STREAMING_SASL_MECHANISM", None, &MECHANISMS.join(", "), |text| {
             MECHANISMS.iter().find(|known| known.eq_ignore_ascii_case(text)).map(|known| Some(*known))
-        })?;
+        });
         let username = self.read("STREAMING_SASL_USERNAME", String::new(), "a name", |text| Some(text.into()));
         let password =
             self.read_secret("STREAMING_SASL_PASSWORD", String::new(), "a password", |text| Some(text.into()));
+        let mechanism = mechanism?;
         self.require("STREAMING_SASL_USERNAME", !username.is_empty(), "STREAMING_SASL_MECHANISM needs it");
         self.require("STREAMING_SASL_PASSWORD", !password.is_empty(), "STREAMING_SASL_MECHANISM needs it");
         Some(Sasl { mechanism, username, password: Secret(password) })

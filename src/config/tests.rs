@@ -23,17 +23,9 @@ fn reference() -> Vec<(String, String)> {
 
 /// The names that the code reads.
 fn names_in_code() -> Vec<String> {
-    let code = include_str!("../config.rs");
-    let mut names: Vec<_> = [code, include_str!("security.rs").split("#[cfg(test)]").next().unwrap()]
-        .concat()
-        .split('"')
-        .filter(|text| text.starts_with("STREAMING_") && text.len() > "STREAMING_".len())
-        .filter(|text| text.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
-        .map(str::to_owned)
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    names
+    let mut vars = Vars::new::<&str, &str>([]);
+    Config::read(&mut vars);
+    vars.known.into_iter().collect()
 }
 
 #[test]
@@ -107,6 +99,33 @@ fn all_faults_are_told_at_once_each_with_its_variable_and_value() {
     for part in ["STREAMING_COMPRESSION=`zip`", "STREAMING_BATCH_LINGER_MS=`-1`", "STREAMING_REQUIRED_ACKS=`leader`"] {
         assert!(text.contains(part), "{text}");
     }
+}
+
+#[test]
+fn what_has_no_effect_is_told_and_nothing_else() {
+    let warnings = |vars: &[(&str, &str)]| {
+        Config::from_vars(ENABLED.into_iter().chain(vars.iter().copied())).unwrap().warnings().to_vec()
+    };
+    for name in ["STREAMING_BROKRES", "STREAMING_EVENT_TOGGLES", "STREAMING_SCHEMA_REGISTRY_URL"] {
+        let told = warnings(&[(name, "pl4nted")]);
+        assert!(told.len() == 1 && told[0].starts_with(name) && !told[0].contains("pl4nted"), "{told:?}");
+    }
+    assert_eq!(warnings(&[("STREAMING_CONSUMER_GROUP", "shop")]), [""; 0]);
+    let all = reference().into_iter().filter(|(name, _)| name != "STREAMING_EVENT_POLICIES");
+    assert_eq!(Config::from_vars(all).unwrap().warnings(), [""; 0]);
+}
+
+#[test]
+fn zero_is_the_default_of_the_breakers_settings() {
+    let zeros =
+        [("STREAMING_CB_FAILURE_RATIO", "0"), ("STREAMING_CB_MIN_REQUESTS", "0"), ("STREAMING_CB_TIMEOUT_S", "0")];
+    assert_eq!(Config::from_vars(zeros).unwrap().breaker, BreakerConfig::default());
+}
+
+#[test]
+fn a_property_that_would_break_a_promise_is_a_fault_of_its_variable() {
+    let text = fault(&[("STREAMING_KAFKA_PROPERTIES", "acks=1;client.rack=a;partitioner=random")]);
+    assert_eq!(text.matches("STREAMING_KAFKA_PROPERTIES").count(), 2, "{text}");
 }
 
 #[test]

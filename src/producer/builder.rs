@@ -64,6 +64,9 @@ impl ProducerBuilder {
     /// wrongly; [`ErrorKind::Schema`] if the outbox was not migrated; [`ErrorKind::Storage`] if its database fails.
     pub async fn build(self) -> Result<Producer> {
         let config = self.config;
+        for warning in config.warnings() {
+            tracing::warn!("{warning}");
+        }
         let naming = self.naming.unwrap_or_else(|| config.naming.clone());
         let settings = Settings {
             source: config.source()?,

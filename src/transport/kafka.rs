@@ -14,6 +14,7 @@ use super::{Delivery, OnDelivery, QueueFull, Record, Transport};
 use crate::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
 use crate::in_flight::InFlight;
+use crate::sanitize::sanitize;
 
 pub(crate) mod config;
 mod failure;
@@ -67,12 +68,20 @@ impl KafkaTransport {
     /// A client with this configuration. It connects in the background; whether brokers answer shows later.
     pub(crate) fn new(config: &rdkafka::ClientConfig) -> Result<Self> {
         let gauge = Arc::new(Gauge::default());
-        let producer = config.create_with_context(Context { gauge: Arc::clone(&gauge) }).map_err(|source| {
-            Error::new(ErrorKind::InvalidConfig, "the Kafka client does not accept its configuration")
-                .with_source(source)
-        })?;
+        let producer =
+            config.create_with_context(Context { gauge: Arc::clone(&gauge) }).map_err(|error| refused(&error))?;
         Ok(Self { producer, gauge })
     }
+}
+
+/// Without the client's own error, which quotes the value: it may be secret.
+fn refused(error: &KafkaError) -> Error {
+    let why = match error {
+        KafkaError::ClientConfig(_, _, name, _) => format!("its property `{name}`"),
+        KafkaError::ClientCreation(why) => sanitize(why).into_owned(),
+        _ => "its configuration".to_owned(),
+    };
+    Error::new(ErrorKind::InvalidConfig, format!("the Kafka client does not accept {why}"))
 }
 
 impl std::fmt::Debug for KafkaTransport {

@@ -48,6 +48,9 @@ pub(crate) fn client_config(config: &Config, role: Role) -> ClientConfig {
         .set("request.timeout.ms", "5000")
         .set("socket.keepalive.enable", "true");
     secure(&mut client, &config.client.security);
+    for (name, value) in config.client.properties.iter() {
+        client.set(name, value);
+    }
     client
 }
 
@@ -90,6 +93,7 @@ mod tests {
             ("STREAMING_COMPRESSION", "zstd"),
             ("STREAMING_RECORD_RETRIES", "3"),
             ("STREAMING_RECORD_DELIVERY_TIMEOUT_S", "12"),
+            ("STREAMING_KAFKA_PROPERTIES", "client.rack=a; socket.timeout.ms=4000"),
         ];
         Config::from_vars(vars).unwrap()
     }
@@ -107,6 +111,8 @@ mod tests {
             ("compression.type", "zstd"),
             ("message.send.max.retries", "3"),
             ("message.timeout.ms", "12000"),
+            ("client.rack", "a"),
+            ("socket.timeout.ms", "4000"),
         ] {
             assert_eq!(client.get(property), Some(value), "{property}");
         }
