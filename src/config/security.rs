@@ -15,7 +15,6 @@ impl Secret {
     }
 
     /// The value, for the client alone.
-    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "read by the Kafka client"))]
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Client, Producer, Shared};
+use super::{Client, DeadLetters, Producer, Shared};
 use crate::catalog::compiled::Resolved;
 use crate::emitter::noop::closed;
 use crate::emitter::{Outcome, Receipt, StoredReason};
@@ -85,13 +85,7 @@ impl Shared {
     async fn bury(&self, resolved: Resolved, error: Error) -> Error {
         if resolved.policy.dlq() == DlqMode::OnRoutableFailure && error.kind().is_dead_letter() {
             let letter = DeadLetter::new(&resolved.record, &error, 0, Utc::now(), self.id.to_string());
-            let dead = letter.record(
-                &resolved.record,
-                &resolved.dlq_topic,
-                &self.dead_letters.prefix,
-                self.dead_letters.max_bytes,
-            );
-            match self.publish(&dead, Instant::now() + self.times.direct).await {
+            match self.publish_dead_letter(&letter, &resolved).await {
                 Ok(_) => return error.with_event_id(resolved.id).into_dead_lettered(),
                 Err(dead) => {
                     tracing::error!(error = %dead, topic = %resolved.dlq_topic, event_id = %resolved.id, "a dead letter was not sent");
@@ -99,6 +93,20 @@ impl Shared {
             }
         }
         error.with_event_id(resolved.id)
+    }
+
+    async fn publish_dead_letter(&self, letter: &DeadLetter, resolved: &Resolved) -> Result<Delivery> {
+        let DeadLetters { prefix, max_bytes } = &self.dead_letters;
+        let (record, topic) = (&resolved.record, &resolved.dlq_topic);
+        let deadline = Instant::now() + self.times.direct;
+        let whole = letter.record(record, topic, prefix, *max_bytes);
+        match self.publish(&whole, deadline).await {
+            // The topic may take less than the client does.
+            Err(error) if error.kind() == ErrorKind::TooLarge => {
+                self.publish(&letter.record_without_payload(record, topic, prefix), deadline).await
+            }
+            published => published,
+        }
     }
 
     /// Publishes a record, and waits for its acknowledgement until `deadline`.

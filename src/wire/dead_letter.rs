@@ -1,5 +1,7 @@
 //! Dead letters: what they say beside the event, and reading them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
@@ -63,25 +65,18 @@ impl DeadLetter {
 
     /// The dead letter of `record`: its key, headers and value, and these headers behind them. Where that is larger than
     /// `max_bytes`, without the value.
-    pub(crate) fn record(
-        mut self,
-        record: &Record,
-        topic: &std::sync::Arc<str>,
-        prefix: &str,
-        max_bytes: usize,
-    ) -> Record {
-        let with = |letter: &Self, payload: Option<Bytes>| Record {
-            topic: std::sync::Arc::clone(topic),
-            key: record.key.clone(),
-            headers: letter.headers(&record.headers, prefix),
-            payload,
-        };
-        let whole = with(&self, record.payload.clone());
-        if whole.wire_bytes() <= max_bytes {
-            return whole;
-        }
-        self.omitted_payload_bytes = Some(record.payload.as_ref().map_or(0, Bytes::len));
-        with(&self, Some(Bytes::new()))
+    pub(crate) fn record(&self, record: &Record, topic: &Arc<str>, prefix: &str, max_bytes: usize) -> Record {
+        let headers = self.headers(&record.headers, prefix);
+        let payload = record.payload.clone();
+        let whole = Record { topic: Arc::clone(topic), key: record.key.clone(), headers, payload };
+        if whole.wire_bytes() <= max_bytes { whole } else { self.record_without_payload(record, topic, prefix) }
+    }
+
+    /// The dead letter of `record` with headers that say how large its value was.
+    pub(crate) fn record_without_payload(&self, record: &Record, topic: &Arc<str>, prefix: &str) -> Record {
+        let omitted_payload_bytes = Some(record.payload.as_ref().map_or(0, Bytes::len));
+        let headers = Self { omitted_payload_bytes, ..self.clone() }.headers(&record.headers, prefix);
+        Record { topic: Arc::clone(topic), key: record.key.clone(), headers, payload: Some(Bytes::new()) }
     }
 
     fn headers(&self, of_event: &Headers, prefix: &str) -> Headers {
