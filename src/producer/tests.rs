@@ -119,6 +119,23 @@ async fn a_dead_letter_that_fails_too_leaves_the_first_error() {
 }
 
 #[tokio::test]
+async fn a_dead_letter_that_its_topic_finds_too_large_is_sent_without_its_payload() {
+    let mut broker = MockBroker::new();
+    let sent: Arc<Mutex<Vec<Record>>> = Arc::default();
+    let keep = Arc::clone(&sent);
+    broker.expect_submit().times(3).returning(move |record, on_delivery| {
+        keep.lock().unwrap().push(record.clone());
+        let omitted = record.payload.as_ref().is_some_and(bytes::Bytes::is_empty);
+        on_delivery(if omitted { delivered() } else { Err(Error::new(ErrorKind::TooLarge, "refused")) });
+        Ok(())
+    });
+    assert!(producer(broker).await.emit(request()).await.unwrap_err().dead_lettered());
+    let sent = sent.lock().unwrap();
+    let letter = DeadLetter::read(sent[2].headers.iter(), DEAD_LETTER_PREFIX).unwrap();
+    assert_eq!(letter.omitted_payload_bytes, sent[0].payload.as_ref().map(bytes::Bytes::len));
+}
+
+#[tokio::test]
 async fn no_dead_letter_is_sent_for_the_brokers_health_or_against_the_policy() {
     for (kind, dlq) in [
         (ErrorKind::BrokerUnavailable, DlqMode::OnRoutableFailure),
@@ -172,7 +189,7 @@ async fn an_event_that_is_not_confirmed_in_time_fails_with_its_id() {
     let id = EventId::new();
     let error = producer(broker).await.emit(request().id(id.clone())).await.unwrap_err();
     assert_eq!((error.kind(), error.event_id()), (ErrorKind::Timeout, Some(&id)));
-    assert!(error.is_retryable());
+    assert!(error.is_retryable() && error.is_ambiguous());
 }
 
 #[tokio::test(start_paused = true)]
