@@ -211,6 +211,17 @@ impl Error {
         self
     }
 
+    /// The same kind and text, without the cause.
+    pub(crate) fn retold(&self) -> Self {
+        Self::new(self.0.kind, self.to_string_with_causes())
+    }
+
+    /// The text, and those of its causes.
+    pub(crate) fn to_string_with_causes(&self) -> String {
+        let causes = std::iter::successors(StdError::source(self), |cause| cause.source());
+        causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
+    }
+
     /// Says that the event may have been published or stored all the same, if `ambiguous`.
     pub(crate) fn or_ambiguous(mut self, ambiguous: bool) -> Self {
         self.0.ambiguous |= ambiguous;

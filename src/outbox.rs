@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use rangemap::RangeSet;
 use uuid::Uuid;
 
@@ -68,29 +69,43 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
     /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
     fn heads(&self) -> BoxFuture<'_, Result<Vec<Head>>>;
 
-    /// Leases to `owner` every lane that is free or whose lease has run out, and extends the leases it has, for `ttl`
-    /// from now by the database's clock. Yields all of its leases.
+    /// Extends the leases that `owner` has, and takes lanes that are free or whose lease has run out until it has its share
+    /// of them, for `ttl` from now by the database's clock.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
-    fn lease(&self, owner: Uuid, ttl: Duration) -> BoxFuture<'_, Result<Vec<Lease>>>;
+    fn lease(&self, owner: Uuid, ttl: Duration) -> BoxFuture<'_, Result<Leases>>;
 
-    /// Frees the lanes of `owner`.
+    /// Frees these lanes of `owner`, or, if it `leaves`, all it has.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
-    fn release(&self, owner: Uuid) -> BoxFuture<'_, Result<()>>;
+    fn release<'a>(&'a self, owner: Uuid, lanes: &'a [u16], leaves: bool) -> BoxFuture<'a, Result<()>>;
 
-    /// Reads the rows in these holes: of each hole the first `limit`, in order of their numbers.
+    /// The parked keys of these lanes.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
-    fn page<'a>(&'a self, holes: &'a [Hole], limit: u32) -> BoxFuture<'a, Result<Page>>;
+    fn parked<'a>(&'a self, lanes: &'a [u16]) -> BoxFuture<'a, Result<Vec<(u16, Parked)>>>;
 
-    /// Records numbers as settled, for those leases that still hold. Without any, only takes a new mark.
+    /// Reads the first held rows of a parked key, in order, up to `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    fn held<'a>(&'a self, lane: u16, key: &'a Bytes, limit: u32) -> BoxFuture<'a, Result<Vec<HeldRow>>>;
+
+    /// Reads the rows in these holes: of each hole the first, in order of their numbers, as `limits` allow.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    fn page<'a>(&'a self, holes: &'a [Hole], limits: Limits) -> BoxFuture<'a, Result<Page>>;
+
+    /// Writes progress down, for those leases that still hold; all or nothing of a lane. Without any, only takes a new mark.
     ///
     /// # Errors
     ///
@@ -112,6 +127,32 @@ pub struct Row {
     pub record: Record,
 }
 
+impl Limits {
+    /// Whether there may be more in the hole than these rows of it.
+    pub(crate) fn are_reached(self, rows: &[StoredRow]) -> bool {
+        let is_reached = |limit: u32, count: usize| u32::try_from(count).map_or(true, |count| count >= limit);
+        is_reached(self.rows, rows.len()) || is_reached(self.bytes, rows.iter().map(|row| row.bytes).sum())
+    }
+}
+
+impl Command {
+    /// Its name in the outbox.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Resume => "resume",
+            Self::Skip => "skip",
+            Self::DeadLetter => "dead_letter",
+        }
+    }
+
+    /// The command of that name.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::Resume, Self::Skip, Self::DeadLetter].into_iter().find(|command| command.as_str() == name)
+    }
+}
+
 impl Row {
     pub(crate) fn new(resolved: Resolved, lanes: u16) -> Self {
         Self {
@@ -129,7 +170,7 @@ impl Row {
 pub struct Head {
     /// The highest number that was ever given out; 0 if none was. Its row may be missing: rolled back, or not committed.
     pub last: i64,
-    /// Every number below this one is settled.
+    /// Every number below this one is delivered, or will never be.
     pub floor: i64,
 }
 
@@ -143,6 +184,64 @@ pub struct Lease {
     pub epoch: i64,
     /// The numbers that are settled.
     pub settled: RangeSet<i64>,
+    /// The highest number that was ever given out; 0 if none was.
+    pub last: i64,
+    /// Whether the owner may keep the lane. If not, it finishes what is in flight, and releases it.
+    pub keep: bool,
+}
+
+/// The lanes that a relay owns.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Leases {
+    /// All of its leases.
+    pub leases: Vec<Lease>,
+    /// How many lanes are its share.
+    pub share: usize,
+}
+
+/// A key whose first event can't be delivered for what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Parked {
+    /// The record key.
+    pub key: Bytes,
+    /// No event of the key that has a lower number is held.
+    pub head: i64,
+    /// The kind of the error: a name of [`ErrorKind`](crate::ErrorKind).
+    pub error_kind: String,
+    /// The text of the error, without credentials.
+    pub error: String,
+    /// How often the head has failed. 0: it is not the head that did.
+    pub attempts: u32,
+    /// When the head first failed.
+    pub first_failure_at: DateTime<Utc>,
+    /// After what time it is tried again.
+    pub retry_in: Duration,
+    /// What somebody wants done about the head.
+    pub command: Option<Command>,
+}
+
+/// What is done about the first event of a parked key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Command {
+    /// It is tried again now.
+    Resume,
+    /// It is left out for good.
+    Skip,
+    /// It goes to its dead-letter topic.
+    DeadLetter,
+}
+
+/// How much a page may have, in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// The rows of each hole.
+    pub rows: u32,
+    /// The bytes of each hole, headers and payloads: the row that reaches them is the last.
+    pub bytes: u32,
 }
 
 /// Numbers of a lane that a relay has not seen: from `low`, inclusive, to `high`, exclusive.
@@ -180,18 +279,40 @@ pub struct StoredRow {
     pub key: Bytes,
     /// The record, or why the row can't be read.
     pub record: Result<Record, Error>,
+    /// The bytes of its headers and payload.
+    pub bytes: usize,
 }
 
-/// Numbers that a relay has settled since it last said so.
-#[derive(Debug, Clone)]
+/// A row of a parked key, read back.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct HeldRow {
+    /// The row.
+    pub row: StoredRow,
+    /// The key of its definition.
+    pub definition_key: String,
+}
+
+/// What a relay has achieved in a lane since it last said so.
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Progress {
     /// The lane.
     pub lane: u16,
     /// The epoch of the lease.
     pub epoch: i64,
-    /// The numbers.
+    /// The numbers that are settled: delivered, dead, or held.
     pub settled: RangeSet<i64>,
+    /// Rows of parked keys that are held.
+    pub held: Vec<(Bytes, i64)>,
+    /// Rows that were held, and are delivered or left out.
+    pub unheld: Vec<(Bytes, i64)>,
+    /// Keys that are parked, as they are now.
+    pub parked: Vec<Parked>,
+    /// Keys that were parked, and are free.
+    pub freed: Vec<Bytes>,
+    /// Keys whose command was obeyed.
+    pub obeyed: Vec<Bytes>,
 }
 
 /// What became of a write of progress.

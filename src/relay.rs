@@ -5,29 +5,36 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use uuid::Uuid;
 
 use crate::BoxFuture;
 use crate::error::{ErrorKind, Result};
-use crate::outbox::{Hole, Lease, Outbox, Page, Progress, StoredRow};
+use crate::outbox::{Hole, Lease, Leases, Limits, Outbox, Page, Parked, StoredRow};
 use crate::producer::fallback::Fallback;
 use crate::producer::{Role, Transports};
 use crate::transport::{Delivery, Transport};
 
+mod changes;
 mod cursor;
 mod lane;
+mod poison;
 mod poll;
 
 use cursor::{Cursor, Look};
-use lane::Lane;
+use lane::{Lane, Trial};
+pub(crate) use poison::Poison;
+use poison::Verdict;
 use poll::Poll;
 
 /// How long a lease holds. A relay that died is taken over after this time.
 const LEASE_TIME: Duration = Duration::from_secs(10);
 /// Leases are extended this often: two attempts may fail before a lease runs out.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
+/// So often a relay asks for lanes as long as it has fewer than its share: another one is about to hand some over.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 /// How often progress is written, at most. A crash repeats what was delivered since.
 const SAVE_EVERY: Duration = Duration::from_millis(50);
 /// How long to wait before the database is tried again.
@@ -41,10 +48,16 @@ const DRAIN_TIME: Duration = Duration::from_secs(10);
 const PAGE_ROWS: usize = 2_000;
 /// A page has this many rows of each hole at least, lest many holes make it crawl.
 const MIN_ROWS_PER_HOLE: usize = 64;
+/// How many bytes of headers and payloads a page has, shared out likewise; and of each hole at least.
+const PAGE_BYTES: usize = 8 << 20;
+const MIN_BYTES_PER_HOLE: usize = 64 << 10;
 /// How many rows may be read and not settled. Two pages fly while the next is read.
 const WINDOW_ROWS: usize = 3 * PAGE_ROWS;
 /// How many rows of one lane may be. One that waits for stuck keys must not fill the window.
 const LANE_ROWS: usize = WINDOW_ROWS / 4;
+/// The same in bytes. What is read beyond is one page at most.
+const WINDOW_BYTES: usize = 3 * PAGE_BYTES;
+const LANE_BYTES: usize = WINDOW_BYTES / 4;
 
 /// A row of a lane, as long as the lease holds under which it was read.
 #[derive(Clone, Copy)]
@@ -70,8 +83,8 @@ struct Answer {
     holes: Vec<Hole>,
     /// Of each hole the epoch of its lane.
     epochs: Vec<i64>,
-    /// How many rows of each hole.
-    limit: usize,
+    /// How much of each hole.
+    limits: Limits,
     page: Result<Page>,
 }
 
@@ -79,6 +92,8 @@ pub(crate) struct Relay {
     id: Uuid,
     outbox: Arc<dyn Outbox>,
     fallback: Arc<Fallback>,
+    /// What becomes of events that can't be delivered.
+    poison: Arc<Poison>,
     transports: Transports,
     transport: Arc<dyn Transport>,
     /// Counts the clients: one that failed for good is replaced.
@@ -98,13 +113,19 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    pub(crate) fn new(outbox: Arc<dyn Outbox>, transports: Transports, fallback: Arc<Fallback>) -> Result<Self> {
+    pub(crate) fn new(
+        outbox: Arc<dyn Outbox>,
+        transports: Transports,
+        fallback: Arc<Fallback>,
+        poison: Arc<Poison>,
+    ) -> Result<Self> {
         let (reporter, reports) = mpsc::unbounded_channel();
         let now = Instant::now();
         Ok(Self {
             id: Uuid::now_v7(),
             outbox,
             fallback,
+            poison,
             transport: transports.connect(Role::Relay)?,
             transports,
             client: 0,
@@ -130,6 +151,8 @@ impl Relay {
             self.retry_stuck();
             self.submit()?;
             self.save(false).await;
+            self.retry_parked().await;
+            self.hand_over().await;
             if reading.is_none() && self.poll.is_due(Instant::now()) {
                 reading = self.read();
             }
@@ -159,22 +182,23 @@ impl Relay {
             return;
         }
         match within(self.outbox.lease(self.id, LEASE_TIME)).await {
-            Some(leases) => {
-                self.renew_at = asked_at + RENEW_EVERY;
+            Some(Leases { leases, share }) => {
                 // Counted from before the question, so never longer than the database counts it.
                 self.leased_until = asked_at + LEASE_TIME;
-                self.adopt(leases);
+                let pause = if leases.len() < share { ASK_EVERY } else { RENEW_EVERY };
+                self.renew_at = asked_at + if self.adopt(leases).await { pause } else { RETRY_AFTER };
             }
             None => {
                 self.renew_at = Instant::now() + RETRY_AFTER;
                 if Instant::now() >= self.leased_until {
-                    self.adopt(Vec::new());
+                    self.lanes.clear();
                 }
             }
         }
     }
 
-    fn adopt(&mut self, leases: Vec<Lease>) {
+    /// Takes over the lanes that are leased now. False if some have to be asked for again.
+    async fn adopt(&mut self, leases: Vec<Lease>) -> bool {
         let ours: BTreeMap<u16, i64> = leases.iter().map(|lease| (lease.lane, lease.epoch)).collect();
         self.lanes.retain(|lane, state| {
             let kept = ours.get(lane) == Some(&state.epoch);
@@ -183,16 +207,84 @@ impl Relay {
             }
             kept
         });
-        let mut taken = 0;
+        // Of a lane that is new, the parked keys must be known before a row is read; of the others, what is wanted of them.
+        let asked: Vec<_> =
+            leases.iter().map(|lease| lease.lane).filter(|lane| self.lanes.get(lane).is_none_or(Lane::has_parked)).collect();
+        let parked = if asked.is_empty() { Some(Vec::new()) } else { within(self.outbox.parked(&asked)).await };
+        let Some(parked) = parked else { return false };
+        let mut of_lane: BTreeMap<u16, Vec<Parked>> = BTreeMap::new();
+        for (lane, parked) in parked {
+            of_lane.entry(lane).or_default().push(parked);
+        }
+        let (mut taken, now) = (0, Instant::now());
         for lease in leases {
-            self.lanes.entry(lease.lane).or_insert_with(|| {
+            let parked = of_lane.remove(&lease.lane).unwrap_or_default();
+            if let Some(lane) = self.lanes.get_mut(&lease.lane) {
+                lane.leaving |= !lease.keep;
+                for Parked { key, head, command, .. } in parked {
+                    if let Some(command) = command {
+                        lane.command(&key, head, command, now);
+                    }
+                }
+            } else if lease.keep && is_sound(&lease) {
                 taken += 1;
-                Lane::new(lease.epoch, Cursor::new(lease.settled))
-            });
+                let lane = Lane::new(lease.epoch, Cursor::new(lease.settled), parked, now);
+                self.lanes.insert(lease.lane, lane);
+            }
         }
         if taken > 0 {
             tracing::info!(taken, owned = self.lanes.len(), "the relay took over lanes");
-            self.poll.hint(Instant::now());
+            self.poll.hint(now);
+        }
+        true
+    }
+
+    /// Releases the lanes that go to another relay, and have nothing in flight any more.
+    async fn hand_over(&mut self) {
+        let ready = |lane: &Lane| lane.leaving && lane.submitted == 0 && !lane.has_unsaved();
+        let lanes: Vec<_> = self.lanes.iter().filter(|(_, lane)| ready(lane)).map(|(lane, _)| *lane).collect();
+        if lanes.is_empty() {
+            return;
+        }
+        self.lanes.retain(|_, lane| !ready(lane));
+        tracing::info!(lanes = lanes.len(), "the relay hands lanes over");
+        // If that fails, the leases run out.
+        within(self.outbox.release(self.id, &lanes, false)).await;
+    }
+
+    /// Tries the first held events of parked keys whose time has come.
+    async fn retry_parked(&mut self) {
+        let now = Instant::now();
+        let due = |lane: &Lane| !lane.leaving && lane.next_trial().is_some_and(|at| at <= now);
+        let lanes: Vec<_> = self.lanes.iter().filter(|(_, lane)| due(lane)).map(|(lane, _)| *lane).collect();
+        if lanes.is_empty() || now >= self.leased_until {
+            return;
+        }
+        // What is held must be written down before it is read.
+        self.save(true).await;
+        for index in lanes {
+            let Some(lane) = self.lanes.get_mut(&index).filter(|lane| !lane.has_unsaved()) else { continue };
+            let Some(Trial { key, limit, parked }) = lane.trial(now) else { continue };
+            let rows = within(self.outbox.held(index, &key, u32::try_from(limit).unwrap_or(u32::MAX))).await;
+            let Some(mut rows) = rows else {
+                lane.postpone(&key, Instant::now() + RETRY_AFTER);
+                continue;
+            };
+            let epoch = lane.epoch;
+            if let Some(first) = rows.first_mut() {
+                match self.poison.judge(&parked, first) {
+                    Verdict::Deliver => {}
+                    Verdict::DeadLetter(record) => first.row.record = Ok(record),
+                    Verdict::Skip => {
+                        tracing::error!(lane = index, number = first.row.sequence, error = parked.error, "an event is left out");
+                        lane.skip(&key, first.row.sequence, now);
+                        continue;
+                    }
+                }
+            }
+            let rows = rows.into_iter().map(|held| held.row).collect();
+            let numbers = lane.retry(&key, rows, limit, now);
+            self.queue.extend(numbers.into_iter().map(|number| Ticket { lane: index, epoch, number }));
         }
     }
 
@@ -220,14 +312,15 @@ impl Relay {
         let Some(lane) = self.lanes.get_mut(&index).filter(|lane| lane.epoch == epoch) else {
             return Ok(());
         };
+        lane.submitted -= 1;
         match result {
             Ok(_) => {
-                let freed = lane.delivered(number);
+                let freed = lane.delivered(number, Instant::now());
                 self.queue.extend(freed.into_iter().map(|number| Ticket { lane: index, epoch, number }));
-                self.fallback.spills.settle_below(index, lane.cursor.floor());
+                self.fallback.spills.settle_below(index, lane.floor());
             }
             Err(error) => {
-                let attempts = lane.failed(number, Instant::now());
+                let attempts = lane.failed(number, &error, Instant::now(), Utc::now());
                 let kind = error.kind();
                 tracing::warn!(%error, %kind, lane = index, number, attempts, "an event was not relayed; its key waits");
             }
@@ -251,7 +344,7 @@ impl Relay {
         while let Some(ticket) = self.queue.pop_front() {
             let Ticket { lane: index, epoch, number } = ticket;
             let Some(lane) = self.lanes.get_mut(&index).filter(|lane| lane.epoch == epoch) else { continue };
-            if !lane.may_submit(number) {
+            if !lane.may_submit(number, Instant::now()) {
                 continue;
             }
             let record = match lane.record(number) {
@@ -259,7 +352,8 @@ impl Relay {
                 Some(Ok(record)) => record,
                 Some(Err(error)) => {
                     tracing::error!(%error, lane = index, number, "a row of the outbox can't be read; its key waits");
-                    lane.failed(number, Instant::now());
+                    let error = error.retold();
+                    lane.failed(number, &error, Instant::now(), Utc::now());
                     continue;
                 }
             };
@@ -273,6 +367,9 @@ impl Relay {
                 return Ok(());
             }
             self.submitted += 1;
+            if let Some(lane) = self.lanes.get_mut(&index) {
+                lane.submitted += 1;
+            }
             // A record may fail at once, and those of its key behind it need not follow it.
             self.take_reports()?;
         }
@@ -281,21 +378,18 @@ impl Relay {
 
     /// Writes progress, when it is time to or `now`; and takes a mark if a gap wants one.
     async fn save(&mut self, now: bool) {
-        let wanted = self.lanes.values().any(|lane| lane.cursor.has_unsaved() || lane.cursor.wants_mark());
+        let wanted = self.lanes.values().any(|lane| lane.has_unsaved() || lane.cursor.wants_mark());
         if !wanted || (!now && Instant::now() < self.save_at) {
             return;
         }
-        let unsaved = self.lanes.iter_mut().filter(|(_, lane)| lane.cursor.has_unsaved());
-        let progress: Vec<_> = unsaved
-            .map(|(index, lane)| Progress { lane: *index, epoch: lane.epoch, settled: lane.cursor.take_unsaved() })
-            .collect();
+        let unsaved = self.lanes.iter_mut().filter(|(_, lane)| lane.has_unsaved());
+        let progress: Vec<_> = unsaved.map(|(index, lane)| lane.take_progress(*index)).collect();
         match within(self.outbox.settle(&progress)).await {
             Some(settled) => {
                 self.save_at = Instant::now() + SAVE_EVERY;
-                for Progress { lane, .. } in progress.iter().filter(|progress| !settled.lanes.contains(&progress.lane))
-                {
+                for lane in progress.iter().map(|progress| progress.lane).filter(|lane| !settled.lanes.contains(lane)) {
                     tracing::warn!(lane, "the lease of the lane was lost; its progress was not written");
-                    self.lanes.remove(lane);
+                    self.lanes.remove(&lane);
                 }
                 for lane in self.lanes.values_mut() {
                     lane.cursor.mark(settled.mark);
@@ -303,9 +397,9 @@ impl Relay {
             }
             None => {
                 self.save_at = Instant::now() + RETRY_AFTER;
-                for Progress { lane, settled, .. } in progress {
-                    if let Some(lane) = self.lanes.get_mut(&lane) {
-                        lane.cursor.put_back(settled);
+                for progress in progress {
+                    if let Some(lane) = self.lanes.get_mut(&progress.lane) {
+                        lane.put_back(progress);
                     }
                 }
             }
@@ -314,9 +408,11 @@ impl Relay {
 
     /// The lanes of which more rows may be read.
     fn readable(&self) -> impl Iterator<Item = (u16, &Lane)> {
-        let full = self.lanes.values().map(Lane::len).sum::<usize>() >= WINDOW_ROWS;
+        let rows: usize = self.lanes.values().map(Lane::len).sum();
+        let bytes: usize = self.lanes.values().map(Lane::bytes).sum();
+        let full = rows >= WINDOW_ROWS || bytes >= WINDOW_BYTES;
         let lanes = self.lanes.iter().map(|(index, lane)| (*index, lane));
-        lanes.filter(move |(_, lane)| !full && lane.len() < LANE_ROWS)
+        lanes.filter(move |(_, lane)| !full && !lane.leaving && lane.len() < LANE_ROWS && lane.bytes() < LANE_BYTES)
     }
 
     /// Begins to read a page, if there is room for one.
@@ -329,18 +425,20 @@ impl Relay {
         if holes.is_empty() {
             return None;
         }
-        let limit = (PAGE_ROWS / holes.len()).max(MIN_ROWS_PER_HOLE);
+        let share = |whole: usize, least| u32::try_from((whole / holes.len()).max(least)).unwrap_or(u32::MAX);
+        let limits =
+            Limits { rows: share(PAGE_ROWS, MIN_ROWS_PER_HOLE), bytes: share(PAGE_BYTES, MIN_BYTES_PER_HOLE) };
         let outbox = Arc::clone(&self.outbox);
         Some(Box::pin(async move {
-            let page = outbox.page(&holes, u32::try_from(limit).unwrap_or(u32::MAX)).await;
-            Answer { holes, epochs, limit, page }
+            let page = outbox.page(&holes, limits).await;
+            Answer { holes, epochs, limits, page }
         }))
     }
 
     /// Takes in a page.
     fn look(&mut self, answer: Answer) {
         let now = Instant::now();
-        let Answer { holes, epochs, limit, page } = answer;
+        let Answer { holes, epochs, limits, page } = answer;
         let Page { mut rows, horizon } = match page {
             Ok(page) => page,
             Err(error) => {
@@ -364,7 +462,7 @@ impl Relay {
             let lane = self.lanes.get_mut(&hole.lane).filter(|lane| lane.epoch == epoch);
             let Some(lane) = lane.filter(|_| cut_lane != Some(hole.lane)) else { continue };
             let numbers: Vec<_> = found.iter().map(|row| row.sequence).collect();
-            let cut = numbers.len() >= limit;
+            let cut = limits.are_reached(&found);
             lane.cursor.look(&Look { hole, numbers: &numbers, cut, horizon });
             if cut {
                 cut_lane = Some(hole.lane);
@@ -372,7 +470,7 @@ impl Relay {
                 // Told of numbers that do not show: they are not committed yet, or never will be.
                 lane.cursor.expect(self.fallback.spills.last(hole.lane));
             }
-            self.fallback.spills.settle_below(hole.lane, lane.cursor.floor());
+            self.fallback.spills.settle_below(hole.lane, lane.floor());
             for row in found {
                 let number = row.sequence;
                 if lane.add(row) {
@@ -385,7 +483,7 @@ impl Relay {
 
     /// When there is next something to do without being told.
     fn wake_at(&self, reading: bool) -> Instant {
-        let unsaved = self.lanes.values().any(|lane| lane.cursor.has_unsaved() || lane.cursor.wants_mark());
+        let unsaved = self.lanes.values().any(|lane| lane.has_unsaved() || lane.cursor.wants_mark());
         let times = [
             Some(self.renew_at),
             unsaved.then_some(self.save_at),
@@ -410,9 +508,24 @@ impl Relay {
             }
         }
         self.save(true).await;
-        within(self.outbox.release(self.id)).await;
+        within(self.outbox.release(self.id, &[], true)).await;
         Ok(())
     }
+}
+
+/// Whether the numbers of a lane go on where they ended. If not, as after a restore of the database without its sequences,
+/// new events would be taken for delivered ones.
+fn is_sound(lease: &Lease) -> bool {
+    let highest = lease.settled.last().map_or(0, |range| range.end - 1);
+    if lease.last < highest {
+        tracing::error!(
+            lane = lease.lane,
+            last = lease.last,
+            highest,
+            "the numbers of the lane have gone back: nothing of it is relayed until its sequence is set to the highest number"
+        );
+    }
+    lease.last >= highest
 }
 
 /// The page that is being read; for ever, if none is.

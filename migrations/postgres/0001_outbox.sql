@@ -18,14 +18,45 @@ create table tidings.outbox (
 
 create index on tidings.outbox (lane, seq);
 
--- How far each lane has been relayed, and by whom. The set of published numbers is small: its holes are what counts.
+-- How far each lane has been relayed, and by whom. The set of published numbers is small: its holes are what counts. A
+-- paused lane is released by its owner, and taken by nobody.
 create table tidings.lane (
   lane        smallint primary key,
   owner       text,
   epoch       bigint not null default 0,
   lease_until timestamptz,
+  paused      boolean not null default false,
   published   int8multirange not null default '{}'
 ) with (fillfactor = 50);
+
+-- The relays that live: they share the lanes out among themselves.
+create table tidings.relay (
+  id         text primary key,
+  seen_until timestamptz not null
+);
+
+-- Keys whose first event can't be delivered for what it is. `head` is not above the number of that event.
+create table tidings.parked (
+  lane             smallint    not null,
+  record_key       text        not null,
+  head             bigint      not null,
+  error_kind       text        not null,
+  error            text        not null,
+  attempts         int         not null,
+  first_failure_at timestamptz not null,
+  next_attempt_at  timestamptz not null,
+  command          text, -- resume, skip or dead_letter: what somebody wants done about the head
+  primary key (lane, record_key)
+);
+
+-- The events of parked keys. `published` has them too: as holes of it they would make every write of it dearer.
+create table tidings.held (
+  lane       smallint not null,
+  record_key text     not null,
+  seq        bigint   not null,
+  primary key (lane, record_key, seq)
+);
+create index on tidings.held (lane, seq);
 
 do $$ begin
   for i in 0..7 loop

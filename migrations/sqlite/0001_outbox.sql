@@ -20,8 +20,38 @@ create table tidings_lane (
   owner       text,
   epoch       integer not null default 0,
   lease_until real,
+  paused      integer not null default 0,
   published   text    not null default '{}'
 ) strict;
+
+-- The relays that live: they share the lanes out among themselves.
+create table tidings_relay (
+  id         text primary key,
+  seen_until real not null
+) strict;
+
+-- Keys whose first event can't be delivered for what it is. `head` is not above the number of that event.
+create table tidings_parked (
+  lane             integer not null,
+  record_key       text    not null,
+  head             integer not null,
+  error_kind       text    not null,
+  error            text    not null,
+  attempts         integer not null,
+  first_failure_at text    not null, -- RFC 3339
+  next_attempt_at  real    not null,
+  command          text, -- resume, skip or dead_letter: what somebody wants done about the head
+  primary key (lane, record_key)
+) strict;
+
+-- The events of parked keys. `published` has them too: as holes of it they would make every write of it dearer.
+create table tidings_held (
+  lane       integer not null,
+  record_key text    not null,
+  seq        integer not null,
+  primary key (lane, record_key, seq)
+) strict;
+create index tidings_held_seq on tidings_held (lane, seq);
 
 with recursive number(n) as (select 0 union all select n + 1 from number where n < 31)
 insert into tidings_lane (lane) select n from number;

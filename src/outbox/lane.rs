@@ -8,7 +8,7 @@ pub(crate) fn of_key(key: &[u8], lanes: u16) -> u16 {
 
 /// Murmur2 as Kafka's clients have it (`org.apache.kafka.common.utils.Utils.murmur2`), so that lanes and partitions are
 /// the same function of the key in every language.
-fn murmur2(data: &[u8]) -> u32 {
+pub(crate) fn murmur2(data: &[u8]) -> u32 {
     const SEED: u32 = 0x9747_b28c;
     const M: u32 = 0x5bd1_e995;
     let len = u32::try_from(data.len()).unwrap_or(u32::MAX);

@@ -66,38 +66,105 @@ const APPEND: &str = "
 
 const HEADS: &str = "
     select coalesce(pg_sequence_last_value(('tidings.lane_' || lane || '_seq')::regclass), 0) as last,
-           lower(int8multirange(int8range(1, null)) - published) as floor
-    from tidings.lane order by lane";
+           least(lower(int8multirange(int8range(1, null)) - published),
+                 (select min(seq) from tidings.held h where h.lane = l.lane)) as floor
+    from tidings.lane l order by lane";
 
+/// The share of this relay, $1: each has as many lanes as the others, and those that come first one more if need be. What it
+/// has too many of it may not keep.
 const LEASE: &str = "
-    update tidings.lane
+    with me as (
+      insert into tidings.relay (id, seen_until) values ($1, clock_timestamp() + $2 * interval '1 millisecond')
+      on conflict (id) do update set seen_until = excluded.seen_until),
+    gone as (delete from tidings.relay where id <> $1 and seen_until < clock_timestamp() - interval '1 hour'),
+    share as (
+      select (l.lanes / r.relays + (r.rank < l.lanes % r.relays)::int) as lanes
+      from (select count(*) as lanes from tidings.lane where not paused) l,
+           (select count(*) + 1 as relays, count(*) filter (where id < $1) as rank
+            from tidings.relay where id <> $1 and seen_until > clock_timestamp()) r),
+    mine as (
+      select lane, not paused and row_number() over (order by paused, lane) <= (select lanes from share) as keep
+      from tidings.lane where owner = $1),
+    free as (
+      select lane from tidings.lane
+      where (owner is null or (owner <> $1 and lease_until < clock_timestamp())) and not paused
+      order by lane limit greatest((select lanes from share) - (select count(*) from mine), 0)
+      for update skip locked)
+    update tidings.lane l
     set epoch = epoch + (owner is distinct from $1)::int, owner = $1,
         lease_until = clock_timestamp() + $2 * interval '1 millisecond'
-    where owner = $1 or owner is null or lease_until < clock_timestamp()
-    returning lane, epoch, published::text as published";
+    where owner = $1 or lane in (select lane from free)
+    returning lane, epoch, published::text as published,
+              coalesce(pg_sequence_last_value(('tidings.lane_' || lane || '_seq')::regclass), 0) as last,
+              coalesce((select keep from mine where mine.lane = l.lane), true) as keep, (select lanes from share) as share";
 
-const RELEASE: &str = "update tidings.lane set owner = null, lease_until = null where owner = $1";
+const RELEASE: &str = "
+    with gone as (delete from tidings.relay where id = $1 and $3)
+    update tidings.lane set owner = null, lease_until = null where owner = $1 and ($3 or lane = any($2))";
 
-/// The holes and the horizon come from one snapshot, as the proof that a number is dead asks for.
+const PARKED: &str = "
+    select lane, record_key, head, error_kind, error, attempts, command,
+           extract(epoch from first_failure_at)::float8 as first_failure_at,
+           greatest(extract(epoch from next_attempt_at - clock_timestamp()), 0)::float8 as retry_in
+    from tidings.parked where lane = any($1)";
+
+const HELD: &str = "
+    select o.lane, o.seq, o.topic, o.record_key, o.headers, o.payload, o.envelope_version, o.definition_key
+    from tidings.held h
+    cross join lateral (select * from tidings.outbox o where o.lane = h.lane and o.seq = h.seq) o
+    where h.lane = $1 and h.record_key = $2
+    order by h.seq limit $3";
+
+/// The holes and the horizon come from one snapshot, as the proof that a number is dead asks for. The sum of bytes is of
+/// the rows before: the one that reaches the limit is the last.
 const PAGE: &str = "
     with snapshot as materialized (select pg_snapshot_xmin(pg_current_snapshot())::text as horizon)
     select snapshot.horizon, o.* from snapshot left join lateral (
-      select r.* from unnest($1::smallint[], $2::bigint[], $3::bigint[]) as hole(lane, low, high)
+      select r.lane, r.seq, r.topic, r.record_key, r.headers, r.payload, r.envelope_version
+      from unnest($1::smallint[], $2::bigint[], $3::bigint[]) as hole(lane, low, high)
       cross join lateral (
-        select o.lane, o.seq, o.topic, o.record_key, o.headers, o.payload, o.envelope_version
-        from tidings.outbox o
-        where o.lane = hole.lane and o.seq >= hole.low and o.seq < hole.high
-        order by o.seq limit $4) r
+        select o.*, sum(length(o.headers) + coalesce(length(o.payload), 0)) over (order by o.seq) - length(o.headers)
+                    - coalesce(length(o.payload), 0) as before
+        from (
+          select o.lane, o.seq, o.topic, o.record_key, o.headers, o.payload, o.envelope_version
+          from tidings.outbox o
+          where o.lane = hole.lane and o.seq >= hole.low and o.seq < hole.high
+          order by o.seq limit $4) o) r
+      where r.before < $5
     ) o on true";
 
-/// The mark is this statement's own transaction id: it is allocated after every gap that the relay has seen.
+/// The mark is this statement's own transaction id: it is allocated after every gap that the relay has seen. What is said
+/// of a lane whose lease was lost is left out altogether.
 const SETTLE: &str = "
     with mark as materialized (select pg_current_xact_id()::text as mark),
     updated as (
       update tidings.lane l set published = l.published + d.settled::int8multirange
       from unnest($1::smallint[], $2::bigint[], $3::text[]) as d(lane, epoch, settled)
       where l.lane = d.lane and l.epoch = d.epoch
-      returning l.lane)
+      returning l.lane),
+    held as (
+      insert into tidings.held (lane, record_key, seq)
+      select h.lane, h.record_key, h.seq from unnest($4::smallint[], $5::text[], $6::bigint[]) as h(lane, record_key, seq)
+      join updated using (lane)
+      on conflict do nothing),
+    unheld as (
+      delete from tidings.held h
+      using unnest($7::smallint[], $8::text[], $9::bigint[]) as u(lane, record_key, seq), updated
+      where h.lane = u.lane and h.record_key = u.record_key and h.seq = u.seq and updated.lane = u.lane),
+    parked as (
+      insert into tidings.parked (lane, record_key, head, error_kind, error, attempts, first_failure_at, next_attempt_at)
+      select p.lane, p.record_key, p.head, p.error_kind, p.error, p.attempts, to_timestamp(p.first_failure_at),
+             clock_timestamp() + p.retry_in * interval '1 second'
+      from unnest($10::smallint[], $11::text[], $12::bigint[], $13::text[], $14::text[], $15::int[], $16::float8[], $17::float8[])
+           as p(lane, record_key, head, error_kind, error, attempts, first_failure_at, retry_in)
+      join updated using (lane)
+      on conflict (lane, record_key) do update
+      set head = excluded.head, error_kind = excluded.error_kind, error = excluded.error, attempts = excluded.attempts,
+          first_failure_at = excluded.first_failure_at, next_attempt_at = excluded.next_attempt_at,
+          command = case when parked.head = excluded.head then parked.command end),
+    freed as (
+      delete from tidings.parked p using unnest($18::smallint[], $19::text[]) as f(lane, record_key), updated
+      where p.lane = f.lane and p.record_key = f.record_key and updated.lane = f.lane)
     select mark.mark, array(select lane from updated) as lanes from mark";
 
 impl PostgresOutbox {

@@ -1,39 +1,70 @@
 //! The rows of one lane on their way to the topic, in order for each key. Pure: no I/O, no clock.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
+use super::changes::Changes;
 use super::cursor::Cursor;
-use crate::error::Error;
-use crate::outbox::StoredRow;
+use crate::error::{Error, ErrorKind};
+use crate::outbox::{Command, Parked, Progress, StoredRow};
+use crate::sanitize::{cut, sanitize};
 use crate::transport::Record;
 
 /// How long a key waits after its first failure; twice as long after each further one.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// The same for a parked key: somebody has to do something about it.
+const FIRST_PARKED_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_PARKED_BACKOFF: Duration = Duration::from_secs(300);
+
+/// How many keys of a lane may be parked. One more holds up the lane, until somebody looks at it.
+const MAX_PARKED_KEYS: usize = 1_000;
+/// How many held rows of a key are read at a time.
+pub(crate) const HELD_ROWS: usize = 500;
+/// The most that is kept of an error's text.
+const MAX_ERROR_BYTES: usize = 4_096;
 
 /// A lane that this relay owns.
 ///
 /// Rows are submitted in order, without waiting for one another. When the row of a key fails, the key is *stuck*: its
-/// later rows are held; those in flight are waited for; then its first row is tried alone, until it is delivered; then
-/// the held ones follow. Other keys go on meanwhile.
+/// later rows wait; those in flight are waited for; then its first row is tried alone, until it is delivered; then
+/// the others follow. Other keys go on meanwhile.
+///
+/// When the row itself is at fault, the key is *parked* instead: what is left of it is noted down as held, which counts as
+/// handled, and leaves the memory. So are its later rows. Now and then its first held row is read back and tried; once
+/// that is delivered, or somebody decides what becomes of it, the other held ones follow, and then the key is free.
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) epoch: i64,
     pub(crate) cursor: Cursor,
+    /// Whether the lane goes to another relay, once nothing of it is in flight.
+    pub(crate) leaving: bool,
+    /// How many rows the transport has.
+    pub(crate) submitted: usize,
     /// Read and not settled, by number.
     rows: BTreeMap<i64, Row>,
+    /// The bytes of those rows.
+    bytes: usize,
     stuck: HashMap<Bytes, Stuck>,
+    parked: HashMap<Bytes, ParkedKey>,
+    /// The first held numbers of the parked keys.
+    heads: BTreeSet<i64>,
+    changes: Changes,
 }
 
 #[derive(Debug)]
 struct Row {
     key: Bytes,
     record: Result<Record, Error>,
+    bytes: usize,
+    /// Queued, or with the transport.
     in_flight: bool,
+    /// Read back from the held ones.
+    held: bool,
 }
 
 #[derive(Debug)]
@@ -41,18 +72,96 @@ struct Stuck {
     attempts: u32,
     retry_at: Instant,
     in_flight: usize,
+    /// The first row that is at fault itself.
+    fault: Option<Fault>,
+}
+
+#[derive(Debug, Clone)]
+struct Fault {
+    number: i64,
+    kind: ErrorKind,
+    text: String,
+    at: DateTime<Utc>,
+}
+
+#[derive(Debug)]
+struct ParkedKey {
+    parked: Parked,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Its first held row is to be read at this time.
+    Waiting(Instant),
+    /// Held rows are being read. Whether there are none behind them: until one is added.
+    Reading { complete: bool },
+    /// So many held rows that were read are not delivered yet.
+    Sending { left: usize, complete: bool },
+}
+
+/// What to do about the first held row of a key.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Trial {
+    pub(crate) key: Bytes,
+    /// How many held rows to read.
+    pub(crate) limit: usize,
+    pub(crate) parked: Parked,
 }
 
 impl Lane {
-    pub(crate) fn new(epoch: i64, cursor: Cursor) -> Self {
-        Self { epoch, cursor, rows: BTreeMap::new(), stuck: HashMap::new() }
+    /// A lane as it was left: these keys are parked.
+    pub(crate) fn new(epoch: i64, cursor: Cursor, parked: Vec<Parked>, now: Instant) -> Self {
+        let heads = parked.iter().map(|parked| parked.head).collect();
+        let parked = parked.into_iter().map(|parked| {
+            let state = State::Waiting(now + parked.retry_in);
+            (parked.key.clone(), ParkedKey { parked, state })
+        });
+        Self {
+            epoch,
+            cursor,
+            leaving: false,
+            submitted: 0,
+            rows: BTreeMap::new(),
+            bytes: 0,
+            stuck: HashMap::new(),
+            parked: parked.collect(),
+            heads,
+            changes: Changes::default(),
+        }
     }
 
     /// Takes in a row that was read. Says whether to submit it now.
     pub(crate) fn add(&mut self, row: StoredRow) -> bool {
+        if let Some(key) = self.parked.get_mut(&row.key) {
+            match &mut key.state {
+                State::Reading { complete } | State::Sending { complete, .. } => *complete = false,
+                State::Waiting(_) => {}
+            }
+            self.hold(row.key, row.sequence);
+            return false;
+        }
         let in_flight = !self.stuck.contains_key(&row.key);
-        self.rows.insert(row.sequence, Row { key: row.key, record: row.record, in_flight });
+        self.insert(row, in_flight, false);
         in_flight
+    }
+
+    fn insert(&mut self, row: StoredRow, in_flight: bool, held: bool) {
+        let StoredRow { sequence, key, record, bytes, .. } = row;
+        self.bytes += bytes;
+        self.rows.insert(sequence, Row { key, record, bytes, in_flight, held });
+    }
+
+    fn remove(&mut self, number: i64) -> Option<Row> {
+        let row = self.rows.remove(&number)?;
+        self.bytes -= row.bytes;
+        Some(row)
+    }
+
+    /// Notes a row down as held, which counts as handled: else each would be a hole in what is settled.
+    fn hold(&mut self, key: Bytes, number: i64) {
+        self.cursor.settle(number..number + 1);
+        self.changes.hold(key, number);
     }
 
     /// The record of a row that is to be submitted.
@@ -61,8 +170,12 @@ impl Lane {
     }
 
     /// Whether a row that was queued may be submitted still. Not if one of its key before it has failed meanwhile: then it
-    /// is held.
-    pub(crate) fn may_submit(&mut self, number: i64) -> bool {
+    /// waits.
+    pub(crate) fn may_submit(&mut self, number: i64, now: Instant) -> bool {
+        if self.leaving {
+            self.remove(number);
+            return false;
+        }
         if self.stuck.is_empty() {
             return true;
         }
@@ -79,27 +192,35 @@ impl Lane {
             row.in_flight = false;
             stuck.in_flight -= 1;
         }
+        self.park_if_done(&key, now);
         false
     }
 
     /// A row is on the topic. Yields the numbers that may be submitted now, in order.
-    pub(crate) fn delivered(&mut self, number: i64) -> Vec<i64> {
-        let Some(row) = self.rows.remove(&number) else {
+    pub(crate) fn delivered(&mut self, number: i64, now: Instant) -> Vec<i64> {
+        let Some(row) = self.remove(number) else {
             return Vec::new();
         };
-        self.cursor.settle(number..number + 1);
+        if row.held {
+            self.unhold(&row.key, number, now);
+        } else {
+            self.cursor.settle(number..number + 1);
+        }
         let Some(stuck) = self.stuck.get_mut(&row.key) else {
             return Vec::new();
         };
         stuck.in_flight -= 1;
-        let held_behind = |(other, held): (&i64, &Row)| held.key == row.key && !held.in_flight && *other > number;
-        let held_before = |(other, held): (&i64, &Row)| held.key == row.key && !held.in_flight && *other < number;
+        if self.park_if_done(&row.key, now) {
+            return Vec::new();
+        }
+        let waits_behind = |(other, held): (&i64, &Row)| held.key == row.key && !held.in_flight && *other > number;
+        let waits_before = |(other, held): (&i64, &Row)| held.key == row.key && !held.in_flight && *other < number;
         // A row that was in flight behind the failed one says nothing of that one.
-        if stuck.in_flight > 0 || self.rows.iter().any(held_before) {
+        if self.stuck.get(&row.key).is_some_and(|stuck| stuck.in_flight > 0) || self.rows.iter().any(waits_before) {
             return Vec::new();
         }
         self.stuck.remove(&row.key);
-        let released: Vec<_> = self.rows.iter().filter(|row| held_behind(*row)).map(|(number, _)| *number).collect();
+        let released: Vec<_> = self.rows.iter().filter(|row| waits_behind(*row)).map(|(number, _)| *number).collect();
         for number in &released {
             if let Some(row) = self.rows.get_mut(number) {
                 row.in_flight = true;
@@ -109,14 +230,14 @@ impl Lane {
     }
 
     /// A row did not reach the topic, as far as is known. Yields how often its key has failed.
-    pub(crate) fn failed(&mut self, number: i64, now: Instant) -> u32 {
+    pub(crate) fn failed(&mut self, number: i64, error: &Error, now: Instant, at: DateTime<Utc>) -> u32 {
         let Some(row) = self.rows.get_mut(&number) else {
             return 0;
         };
         row.in_flight = false;
         let key = row.key.clone();
         let others_in_flight = || self.rows.values().filter(|other| other.key == key && other.in_flight).count();
-        match self.stuck.get_mut(&key) {
+        let stuck = match self.stuck.get_mut(&key) {
             Some(stuck) => {
                 stuck.in_flight -= 1;
                 // Of the rows that were in flight together only the first failure is one of the key.
@@ -124,14 +245,67 @@ impl Lane {
                     stuck.attempts += 1;
                     stuck.retry_at = now + backoff(stuck.attempts);
                 }
-                stuck.attempts
+                stuck
             }
             None => {
-                let stuck = Stuck { attempts: 1, retry_at: now + backoff(1), in_flight: others_in_flight() };
-                self.stuck.insert(key, stuck);
-                1
+                let in_flight = others_in_flight();
+                let stuck = Stuck { attempts: 1, retry_at: now + backoff(1), in_flight, fault: None };
+                self.stuck.entry(key.clone()).or_insert(stuck)
+            }
+        };
+        if is_events_fault(error.kind()) && stuck.fault.as_ref().is_none_or(|fault| number < fault.number) {
+            let text = cut(&sanitize(&error.to_string_with_causes()), MAX_ERROR_BYTES).into_owned();
+            stuck.fault = Some(Fault { number, kind: error.kind(), text, at });
+        }
+        let attempts = stuck.attempts;
+        if self.park_if_done(&key, now) {
+            return self.parked.get(&key).map_or(attempts, |key| key.parked.attempts);
+        }
+        attempts
+    }
+
+    /// Parks a key that is stuck by a fault of a row, once nothing of it is in flight.
+    fn park_if_done(&mut self, key: &Bytes, now: Instant) -> bool {
+        let full = self.parked.len() >= MAX_PARKED_KEYS && !self.parked.contains_key(key);
+        let Some(stuck) = self.stuck.get_mut(key).filter(|stuck| stuck.in_flight == 0) else { return false };
+        let Some(fault) = stuck.fault.take() else { return false };
+        let numbers: Vec<_> = self.rows.iter().filter(|(_, row)| row.key == *key).map(|(number, _)| *number).collect();
+        let Some(&head) = numbers.first() else { return false };
+        if full {
+            tracing::error!(keys = MAX_PARKED_KEYS, "too many keys of the lane are parked; it waits for this one");
+            return false;
+        }
+        self.stuck.remove(key);
+        for number in numbers {
+            if self.remove(number).is_some_and(|row| !row.held) {
+                self.hold(key.clone(), number);
             }
         }
+        let before = self.parked.get(key).map(|before| &before.parked);
+        let same = before.filter(|before| before.head == head && before.attempts > 0);
+        let attempts = match same {
+            _ if fault.number != head => 0,
+            Some(before) => before.attempts + 1,
+            None => 1,
+        };
+        let retry_in = parked_backoff(key, attempts);
+        let parked = Parked {
+            key: key.clone(),
+            head,
+            error_kind: fault.kind.as_str().to_owned(),
+            error: fault.text,
+            attempts,
+            first_failure_at: same.map_or(fault.at, |before| before.first_failure_at),
+            retry_in,
+            command: None,
+        };
+        if let Some(before) = before {
+            self.heads.remove(&before.head);
+        }
+        self.heads.insert(head);
+        self.changes.park(parked.clone());
+        self.parked.insert(key.clone(), ParkedKey { parked, state: State::Waiting(now + retry_in) });
+        true
     }
 
     /// The first rows of the stuck keys whose time has come, to be submitted.
@@ -147,19 +321,161 @@ impl Lane {
         due
     }
 
-    /// When a stuck key is next due.
+    /// When a stuck or parked key is next due.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.stuck.values().filter(|stuck| stuck.in_flight == 0).map(|stuck| stuck.retry_at).min()
+        let stuck = self.stuck.values().filter(|stuck| stuck.in_flight == 0).map(|stuck| stuck.retry_at);
+        stuck.chain(self.next_trial()).min()
+    }
+
+    /// When a parked key is next due.
+    pub(crate) fn next_trial(&self) -> Option<Instant> {
+        let waiting = self.parked.values().filter_map(|key| match key.state {
+            State::Waiting(until) => Some(until),
+            _ => None,
+        });
+        waiting.min()
+    }
+
+    /// A parked key whose time has come. Its held rows are to be read, and to be given to [`retry`](Self::retry).
+    pub(crate) fn trial(&mut self, now: Instant) -> Option<Trial> {
+        let due = |key: &&mut ParkedKey| matches!(key.state, State::Waiting(until) if until <= now);
+        let key = self.parked.values_mut().filter(due).min_by_key(|key| key.parked.head)?;
+        key.state = State::Reading { complete: true };
+        // One that has failed is tried alone.
+        let limit = if key.parked.attempts > 0 || key.parked.command.is_some() { 1 } else { HELD_ROWS };
+        Some(Trial { key: key.parked.key.clone(), limit, parked: key.parked.clone() })
+    }
+
+    /// The held rows of a trial could not be read: tried again at this time.
+    pub(crate) fn postpone(&mut self, key: &Bytes, until: Instant) {
+        if let Some(key) = self.parked.get_mut(key) {
+            key.state = State::Waiting(until);
+        }
+    }
+
+    /// Takes in the first held rows of a trial. Yields the numbers to submit.
+    pub(crate) fn retry(&mut self, key: &Bytes, rows: Vec<StoredRow>, limit: usize, now: Instant) -> Vec<i64> {
+        let Some(parked) = self.parked.get_mut(key) else {
+            return Vec::new();
+        };
+        let State::Reading { complete } = parked.state else {
+            return Vec::new();
+        };
+        let complete = complete && rows.len() < limit;
+        parked.state = State::Sending { left: rows.len(), complete };
+        if parked.parked.command.take().is_some() {
+            self.changes.obey(key.clone());
+        }
+        let numbers: Vec<_> = rows.iter().map(|row| row.sequence).collect();
+        for row in rows {
+            self.insert(row, true, true);
+        }
+        if numbers.is_empty() {
+            self.finish(key, now);
+        }
+        numbers
+    }
+
+    /// The first held row of a key is left out for good.
+    pub(crate) fn skip(&mut self, key: &Bytes, number: i64, now: Instant) {
+        if let Some(parked) = self.parked.get_mut(key) {
+            parked.state = State::Sending { left: 1, complete: false };
+            if parked.parked.command.take().is_some() {
+                self.changes.obey(key.clone());
+            }
+            self.unhold(key, number, now);
+        }
+    }
+
+    /// A held row is delivered, or left out.
+    fn unhold(&mut self, key: &Bytes, number: i64, now: Instant) {
+        self.changes.unhold(key.clone(), number);
+        let Some(parked) = self.parked.get_mut(key) else { return };
+        // The one that failed is past: what comes next has not failed yet.
+        parked.parked.attempts = 0;
+        if let State::Sending { left, .. } = &mut parked.state {
+            *left -= 1;
+            if *left == 0 {
+                self.finish(key, now);
+            }
+        }
+    }
+
+    /// All rows that were read are delivered: reads on, or frees the key.
+    fn finish(&mut self, key: &Bytes, now: Instant) {
+        let Some(parked) = self.parked.get_mut(key) else { return };
+        if !matches!(parked.state, State::Sending { complete: true, .. }) {
+            parked.state = State::Waiting(now);
+            return;
+        }
+        self.heads.remove(&parked.parked.head);
+        self.parked.remove(key);
+        self.changes.free(key.clone());
+    }
+
+    /// Takes over what somebody wants done about a parked key.
+    pub(crate) fn command(&mut self, key: &Bytes, head: i64, command: Command, now: Instant) {
+        if let Some(parked) = self.parked.get_mut(key)
+            && parked.parked.head == head
+            && matches!(parked.state, State::Waiting(_))
+        {
+            parked.parked.command = Some(command);
+            parked.state = State::Waiting(now);
+        }
+    }
+
+    /// Whether keys are parked.
+    pub(crate) fn has_parked(&self) -> bool {
+        !self.parked.is_empty()
+    }
+
+    /// Every number below is delivered.
+    pub(crate) fn floor(&self) -> i64 {
+        let floor = self.cursor.floor();
+        self.heads.first().map_or(floor, |head| floor.min(*head))
     }
 
     /// How many rows are read and not settled.
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }
+
+    /// The bytes of those rows.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there is anything to write down.
+    pub(crate) fn has_unsaved(&self) -> bool {
+        self.cursor.has_unsaved() || !self.changes.is_empty()
+    }
+
+    /// What is to be written down.
+    pub(crate) fn take_progress(&mut self, lane: u16) -> Progress {
+        let settled = self.cursor.take_unsaved();
+        self.changes.take(Progress { lane, epoch: self.epoch, settled, ..Progress::default() })
+    }
+
+    /// Gives back what could not be written.
+    pub(crate) fn put_back(&mut self, progress: Progress) {
+        self.cursor.put_back(progress.settled.clone());
+        self.changes.put_back(progress);
+    }
+}
+
+/// Whether a failure is one of the event rather than of the broker: waiting alone does not help.
+fn is_events_fault(kind: ErrorKind) -> bool {
+    kind.is_dead_letter() || kind == ErrorKind::Schema
 }
 
 fn backoff(attempts: u32) -> Duration {
     FIRST_BACKOFF.saturating_mul(1 << (attempts - 1).min(16)).min(MAX_BACKOFF)
+}
+
+/// Keys that were parked together are not tried together: each has a time of its own, from half to the whole of it.
+fn parked_backoff(key: &[u8], attempts: u32) -> Duration {
+    let whole = FIRST_PARKED_BACKOFF.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(MAX_PARKED_BACKOFF);
+    whole / 2 + whole / 2 * (crate::outbox::lane::murmur2(key) % 1_000) / 1_000
 }
 
 #[cfg(test)]

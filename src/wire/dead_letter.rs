@@ -45,17 +45,10 @@ impl DeadLetter {
         first_failure_at: DateTime<Utc>,
         producer_id: String,
     ) -> Self {
-        let mut message = error.to_string();
-        let mut cause = std::error::Error::source(error);
-        while let Some(error) = cause {
-            message.push_str(": ");
-            message.push_str(&error.to_string());
-            cause = error.source();
-        }
         Self {
             source_topic: record.topic.to_string(),
             error_class: error.kind().as_str().to_owned(),
-            error_message: cut(&sanitize(&message), MAX_MESSAGE_BYTES).into_owned(),
+            error_message: cut(&sanitize(&error.to_string_with_causes()), MAX_MESSAGE_BYTES).into_owned(),
             retry_count,
             first_failure_at,
             producer_id,
