@@ -83,17 +83,19 @@ impl Shared {
     /// was done.
     async fn bury(&self, resolved: Resolved, error: Error) -> Error {
         if resolved.policy.dlq() == DlqMode::OnRoutableFailure && error.kind().is_dead_letter() {
-            let letter = DeadLetter::new(&resolved.record, &error, 0, Utc::now(), self.id.to_string());
-            let dead = letter.record(
-                &resolved.record,
-                &resolved.dlq_topic,
-                &self.dead_letters.prefix,
-                self.dead_letters.max_bytes,
-            );
-            match self.publish(&dead, Instant::now() + self.times.direct).await {
+            let (record, topic, how) = (&resolved.record, &resolved.dlq_topic, &self.dead_letters);
+            let deadline = Instant::now() + self.times.direct;
+            let mut letter = DeadLetter::new(record, &error, 0, Utc::now(), self.id.to_string(), how.style);
+            let mut sent = self.publish(&letter.record(record, topic, how), deadline).await;
+            let too_large = sent.as_ref().is_err_and(|dead| dead.kind() == ErrorKind::TooLarge);
+            if too_large && letter.omitted_payload_bytes.is_none() {
+                // The dead-letter topic may take less than the settings allow.
+                sent = self.publish(&letter.record_without_payload(record, topic, how), deadline).await;
+            }
+            match sent {
                 Ok(_) => return error.with_event_id(resolved.id).into_dead_lettered(),
                 Err(dead) => {
-                    tracing::error!(error = %dead, topic = %resolved.dlq_topic, event_id = %resolved.id, "a dead letter was not sent");
+                    tracing::error!(error = %dead, %topic, event_id = %resolved.id, "a dead letter was not sent");
                 }
             }
         }
