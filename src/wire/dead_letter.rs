@@ -159,7 +159,7 @@ impl DeadLetter {
 
 /// What the headers call an error of this kind. lib-streaming has classes of its own, and none for what never goes to a
 /// dead-letter topic.
-fn error_class(kind: ErrorKind, style: HeaderStyle) -> &'static str {
+pub(crate) fn error_class(kind: ErrorKind, style: HeaderStyle) -> &'static str {
     match (style, kind) {
         (HeaderStyle::Dash, ErrorKind::TooLarge | ErrorKind::RecordRejected) => "serialization_error",
         (HeaderStyle::Dash, ErrorKind::Unauthorized) => "auth_error",

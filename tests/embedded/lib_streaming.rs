@@ -295,7 +295,7 @@ struct Refusing {
 impl Transport for Refusing {
     fn submit(&self, record: &Record, on_delivery: OnDelivery) -> std::result::Result<(), QueueFull> {
         let side = if record.topic.ends_with(".dlq") { &self.dead } else { &self.events };
-        self.events.refuse_key(String::from_utf8(record.key.to_vec()).unwrap());
+        self.events.refuse_key(String::from_utf8_lossy(&record.key));
         side.submit(record, on_delivery)
     }
 
