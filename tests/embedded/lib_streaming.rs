@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use rdkafka::mocking::MockCluster;
 use tidings::testing::MemoryTransport;
 use tidings::transport::{OnDelivery, QueueFull, Record, Transport};
 use tidings::{
@@ -15,6 +16,7 @@ use tidings::{
 };
 
 use crate::support::relaying::RunningRelay;
+use crate::support::topic::read_to_end;
 use crate::support::waiting::until;
 
 const KEY: &str = "e";
@@ -344,6 +346,23 @@ async fn a_dead_letter_is_the_record_with_the_headers_that_lib_streaming_adds() 
         ];
         assert_eq!(added, expected.into());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_the_topic_gets_the_same_bytes() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("lerian.streaming.midaz", 8, 1).unwrap();
+    let config = Config::new("midaz", [cluster.bootstrap_servers()]).unwrap().with_lib_streaming_v3();
+    let catalog = Catalog::new([definition("order", "created")]).unwrap();
+    let producer = Producer::builder(config, catalog).build().await.unwrap();
+    let request = || request().tenant("t-é").trace_parent("00-1-2-01");
+    producer.emit(request()).await.unwrap();
+    let read = read_to_end(&cluster.bootstrap_servers(), "lerian.streaming.midaz").await.remove(0);
+    let record = record(V3, "midaz", definition("order", "created"), request()).await;
+    assert_eq!((&read.key[..], Some(&read.payload[..])), (&record.key[..], record.payload.as_deref()));
+    let mut headers: Vec<_> = record.headers.iter().map(|(name, value)| (name.to_owned(), value.to_vec())).collect();
+    headers.sort();
+    assert_eq!(read.headers, headers);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
