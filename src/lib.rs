@@ -87,6 +87,8 @@ mod naming;
 pub mod outbox;
 mod policy;
 mod producer;
+#[cfg(test)]
+mod reference;
 mod relay;
 mod sanitize;
 #[cfg(feature = "testing")]

@@ -391,6 +391,85 @@ mod tests {
         assert!(compile(DeliveryPolicy::default(), "", false).is_ok());
     }
 
+    /// Only what comes out is checked: steps on the way to it may be worth nothing alone.
+    #[test]
+    fn a_policy_is_checked_when_all_changes_are_made() {
+        let skip = DeliveryPolicy::default().with_direct(DirectMode::Skip);
+        assert!(compile(skip, "", true).is_err());
+        for operator in ["e.outbox=always", "e.outbox=journaled", "e.direct=direct", "e.enabled=false"] {
+            assert!(compile(skip, operator, true).is_ok(), "{operator}");
+        }
+        let stored = compile(skip, "e.outbox=always", true).unwrap();
+        for (request, is_ok) in [
+            (PolicyOverride::default().with_outbox(OutboxMode::Journaled), true),
+            (PolicyOverride::default().with_outbox(OutboxMode::Never).with_direct(DirectMode::Direct), true),
+            (PolicyOverride::default().with_outbox(OutboxMode::Never).with_enabled(false), true),
+            (PolicyOverride::default().with_outbox(OutboxMode::Never), false),
+            (PolicyOverride::default().with_outbox(OutboxMode::Fallback), false),
+        ] {
+            let policy = stored.for_request("e", &request);
+            assert_eq!(policy.is_ok(), is_ok, "{request:?}");
+            assert!(is_ok || policy.unwrap_err().kind() == ErrorKind::InvalidPolicy);
+        }
+    }
+
+    #[test]
+    fn what_only_an_outbox_could_do_is_refused_without_one() {
+        let default = compile(DeliveryPolicy::default(), "", false).unwrap();
+        for (mode, is_ok) in [
+            (OutboxMode::Never, true),
+            (OutboxMode::Fallback, true),
+            (OutboxMode::Journaled, false),
+            (OutboxMode::Always, false),
+        ] {
+            assert_eq!(compile(DeliveryPolicy::default(), &format!("e.outbox={mode}"), false).is_ok(), is_ok, "{mode}");
+            assert_eq!(compile(DeliveryPolicy::default().with_outbox(mode), "", false).is_ok(), is_ok, "{mode}");
+            let request = PolicyOverride::default().with_outbox(mode);
+            assert_eq!(default.for_request("e", &request).is_ok(), is_ok, "{mode}");
+        }
+    }
+
+    #[test]
+    fn every_entry_is_read_into_the_change_that_it_says() {
+        let none = PolicyOverride::default;
+        for (text, change) in [
+            ("e.enabled=true", none().with_enabled(true)),
+            ("e.enabled=1", none().with_enabled(true)),
+            ("e.enabled=Yes", none().with_enabled(true)),
+            ("e.enabled=FALSE", none().with_enabled(false)),
+            ("e.enabled=0", none().with_enabled(false)),
+            ("e.enabled=no", none().with_enabled(false)),
+            ("e.direct=DIRECT", none().with_direct(DirectMode::Direct)),
+            ("e.direct=skip", none().with_direct(DirectMode::Skip)),
+            ("e.outbox=never", none().with_outbox(OutboxMode::Never)),
+            ("e.outbox=fallback", none().with_outbox(OutboxMode::Fallback)),
+            ("e.outbox=fallback_on_circuit_open", none().with_outbox(OutboxMode::Fallback)),
+            ("e.outbox=journaled", none().with_outbox(OutboxMode::Journaled)),
+            ("e.outbox=Always", none().with_outbox(OutboxMode::Always)),
+            ("e.dlq=never", none().with_dlq(DlqMode::Never)),
+            ("e.dlq=On_Routable_Failure", none().with_dlq(DlqMode::OnRoutableFailure)),
+            (" e.DLQ = never ;;,\r\n", none().with_dlq(DlqMode::Never)),
+            ("e.dlq=never;e.outbox=never\ne.direct=skip", {
+                none().with_dlq(DlqMode::Never).with_outbox(OutboxMode::Never).with_direct(DirectMode::Skip)
+            }),
+        ] {
+            assert_eq!(text.parse::<PolicyOverrides>().unwrap().get("e"), change, "{text}");
+        }
+        let dotted: PolicyOverrides = "a.b.enabled.enabled=no".parse().unwrap();
+        assert_eq!(dotted.get("a.b.enabled"), none().with_enabled(false), "the last dot parts key and attribute");
+    }
+
+    #[test]
+    fn a_key_has_256_bytes_and_there_are_1024_entries_at_most() {
+        let key = |len| format!("{}.dlq=never", "k".repeat(len)).parse::<PolicyOverrides>();
+        assert!(key(256).is_ok() && key(257).is_err());
+        let entries = |count| {
+            let entries: Vec<_> = (0..count).map(|n| format!("e{n}.dlq=never")).collect();
+            entries.join(",").parse::<PolicyOverrides>()
+        };
+        assert!(entries(1024).is_ok() && entries(1025).is_err());
+    }
+
     #[test]
     fn what_cannot_be_read_is_an_error_that_names_the_entry() {
         for text in [
@@ -400,21 +479,19 @@ mod tests {
             "e.outbox=sometimes",
             "e.colour=red",
             ".enabled=true",
+            "enabled=true",
+            "e.=true",
+            "e.dlq=",
+            "e.dlq",
+            "e\u{7f}.dlq=never",
+            "e.dlq=never,E.DLQ",
+            "e.dlq=never,e.DLQ=on_routable_failure",
             "e.dlq=never,e.dlq=never",
         ] {
             let error = text.parse::<PolicyOverrides>().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidPolicy, "{text}");
             assert!(error.to_string().contains("policy entry"), "{error}");
         }
-    }
-
-    #[test]
-    fn modes_and_synonyms_are_read_in_any_case() {
-        let overrides: PolicyOverrides = "a.b.OUTBOX=Fallback_On_Circuit_Open\n a.b.Enabled = YES ;".parse().unwrap();
-        assert_eq!(
-            overrides.get("a.b"),
-            PolicyOverride::default().with_outbox(OutboxMode::Fallback).with_enabled(true)
-        );
     }
 
     proptest! {

@@ -19,6 +19,7 @@ use crate::outbox::Row;
 use crate::relay::Relay;
 use crate::transport::Transport;
 use crate::tx::Tx;
+use crate::wire::dead_letter::DeadLetters;
 
 pub(crate) mod builder;
 mod direct;
@@ -111,13 +112,6 @@ struct Times {
     /// A direct publish that can't.
     delivery: Duration,
     close: Duration,
-}
-
-/// How dead letters are written.
-#[derive(Debug)]
-struct DeadLetters {
-    prefix: String,
-    max_bytes: usize,
 }
 
 /// How long a health probe may take.

@@ -119,3 +119,34 @@ impl Compiled {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(max_record_bytes: usize) -> Result<Resolved> {
+        let settings = Settings {
+            source: &"//shop".parse()?,
+            naming: &Naming::default(),
+            style: HeaderStyle::Binding,
+            overrides: &PolicyOverrides::default(),
+            has_outbox: false,
+            max_record_bytes,
+        };
+        let catalog = Catalog::new([EventDefinition::new("order.created", "order", "created")])?;
+        let id = "order-17".parse()?;
+        let request =
+            EmitRequest::new("order.created").id(id).tenant("t").payload("{}").time(chrono::DateTime::UNIX_EPOCH);
+        CompiledCatalog::compile(catalog, &settings)?.resolve(request)
+    }
+
+    #[test]
+    fn a_record_may_be_so_large_with_key_and_headers_and_not_a_byte_larger() {
+        let size = resolve(usize::MAX).unwrap().record.wire_bytes();
+        assert!(resolve(size).is_ok());
+        let error = resolve(size - 1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        assert_eq!(error.event_id().map(ToString::to_string).as_deref(), Some("order-17"));
+        assert!(error.to_string().contains(&format!("{size} bytes")), "{error}");
+    }
+}

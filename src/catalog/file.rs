@@ -374,11 +374,22 @@ mod tests {
         let index = compiler.compile("mem:///catalog.json", &mut schemas).unwrap();
         let valid = |json: &str| schemas.validate(&serde_json::from_str(json).unwrap(), index).is_ok();
         assert!(valid(&full().to_json().unwrap()));
+        for (version, content_type) in
+            [("v1", "a/b"), ("1.2", "text/plain; charset=utf-8"), ("1.2.3-rc.1+b-2", "a/b+json")]
+        {
+            let good = format!(
+                r#"{{"events": [{{"key": "k", "resource": "r", "event": "e", "schema_version": "{version}", "content_type": "{content_type}"}}]}}"#
+            );
+            assert!(valid(&good) && Catalog::from_json(&good).is_ok(), "{good}");
+        }
         for bad in [
             r#"{}"#,
             r#"{"events": [{"key": "k", "resource": "r", "event": "e", "colour": "red"}]}"#,
             r#"{"events": [{"key": "k", "resource": "r", "event": "e", "class": "rumour"}]}"#,
             r#"{"events": [{"key": "k", "resource": "r.s", "event": "e"}]}"#,
+            r#"{"events": [{"key": "k", "resource": "r", "event": "e", "schema_version": "01"}]}"#,
+            r#"{"events": [{"key": "k", "resource": "r", "event": "e", "schema_version": "1.0.0-"}]}"#,
+            r#"{"events": [{"key": "k", "resource": "r", "event": "e", "content_type": "a/b/c"}]}"#,
             r#"{"events": [{"key": "k", "resource": "r", "event": "e", "extensions": {"UP": 1}}]}"#,
             r#"{"events": [{"key": "k", "resource": "r", "event": "e", "policy": {"outbox": "sometimes"}}]}"#,
         ] {
