@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::attribute::Source;
 use crate::naming::Naming;
 use crate::policy::{PolicyOverrides, parse_bool};
+use crate::wire::dead_letter::LIB_STREAMING_PREFIX;
 use crate::wire::{DEAD_LETTER_PREFIX, HeaderStyle};
 
 pub(crate) mod properties;
@@ -142,17 +143,20 @@ impl Config {
 
     /// Reads every variable there is.
     fn read(vars: &mut Vars) -> Self {
+        let like = vars.compatibility();
+        let style = if like.is_some() { HeaderStyle::Dash } else { HeaderStyle::Binding };
+        let header_style = vars.read("STREAMING_HEADER_STYLE", style, "binding or dash", header_style);
         let config = Self {
             enabled: vars.read("STREAMING_ENABLED", false, "true or false", |text| parse_bool(text).ok()),
             client: vars.client(),
             source: vars.read("STREAMING_CLOUDEVENTS_SOURCE", None, "a URI reference such as //shop/orders", |text| {
                 text.parse().ok().map(Some)
             }),
-            naming: vars.naming(),
-            header_style: vars.read("STREAMING_HEADER_STYLE", HeaderStyle::Binding, "binding or dash", header_style),
+            naming: vars.naming(like),
+            header_style,
             dead_letter_prefix: vars.read(
                 "STREAMING_DLQ_HEADER_PREFIX",
-                DEAD_LETTER_PREFIX.into(),
+                dead_letter_prefix(header_style).into(),
                 "at most 64 letters, digits, `-` and `_`",
                 header_prefix,
             ),
@@ -201,6 +205,34 @@ impl Config {
     #[must_use]
     pub fn with_naming(mut self, naming: Naming) -> Self {
         self.naming = naming;
+        self
+    }
+
+    /// Writes topics, types, headers and dead letters as lib-streaming v0.2 does, byte for byte. Defaults to not.
+    #[must_use]
+    pub fn with_lib_streaming_v0_2(self) -> Self {
+        self.with_lib_streaming(Naming::lib_streaming_v0_2())
+    }
+
+    /// Writes topics, types, headers and dead letters as lib-streaming v3 does, byte for byte. Defaults to not.
+    ///
+    /// Topics are named by the source, which must be one word of lower-case letters, digits, `_` and `-`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let config = tidings::Config::new("tx-service", ["localhost:9092"])?.with_lib_streaming_v3();
+    /// # Ok::<(), tidings::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_lib_streaming_v3(self) -> Self {
+        self.with_lib_streaming(Naming::lib_streaming_v3())
+    }
+
+    fn with_lib_streaming(mut self, naming: Naming) -> Self {
+        self.naming = naming;
+        self.header_style = HeaderStyle::Dash;
+        self.dead_letter_prefix = dead_letter_prefix(HeaderStyle::Dash).into();
         self
     }
 
@@ -366,19 +398,31 @@ impl Vars {
         }
     }
 
-    fn naming(&mut self) -> Naming {
-        type Strategy = fn(&str) -> Naming;
-        let strategy: Strategy = self.read(
+    /// How the library that this one is to be compatible with names things.
+    fn compatibility(&mut self) -> Option<Strategy> {
+        let expected = "none, lib-streaming-v0.2 or lib-streaming-v3";
+        let like = self.read("STREAMING_COMPATIBILITY", None, expected, |text| match text {
+            "none" => Some(None),
+            other => lib_streaming(other).map(Some),
+        });
+        // Were the one or the other to win, what is on the topic would not be what somebody has read in the settings.
+        for name in SETTLED_BY_COMPATIBILITY {
+            if like.is_some() && self.vars.contains_key(name) {
+                self.fault(&format!("STREAMING_COMPATIBILITY settles what {name} does: remove one of them"));
+            }
+        }
+        like
+    }
+
+    fn naming(&mut self, like: Option<Strategy>) -> Naming {
+        let strategy = self.read(
             "STREAMING_TOPIC_NAMING",
-            |prefix| Naming::per_event(prefix),
+            like.unwrap_or(|prefix| Naming::per_event(prefix)),
             "per-event, per-application, lib-streaming-v0.2 or lib-streaming-v3",
             |text| match text {
                 "per-event" => Some(|prefix| Naming::per_event(prefix)),
                 "per-application" => Some(|prefix| Naming::per_application(prefix)),
-                // Their prefixes are theirs.
-                "lib-streaming-v0.2" => Some(|_| Naming::lib_streaming_v0_2()),
-                "lib-streaming-v3" => Some(|_| Naming::lib_streaming_v3()),
-                _ => None,
+                other => lib_streaming(other),
             },
         );
         let prefix = self.read("STREAMING_TOPIC_PREFIX", "events".to_owned(), "a prefix", |text| Some(text.into()));
@@ -447,6 +491,35 @@ fn list(text: &str) -> Vec<String> {
 fn compression(text: &str) -> Option<Compression> {
     let known = [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
     known.into_iter().find(|compression| compression.as_str() == text.to_ascii_lowercase())
+}
+
+/// What may not be set beside `STREAMING_COMPATIBILITY`.
+const SETTLED_BY_COMPATIBILITY: [&str; 5] = [
+    "STREAMING_TOPIC_NAMING",
+    "STREAMING_TOPIC_PREFIX",
+    "STREAMING_CLOUDEVENTS_TYPE_PREFIX",
+    "STREAMING_HEADER_STYLE",
+    "STREAMING_DLQ_HEADER_PREFIX",
+];
+
+/// From a prefix, how to name things.
+type Strategy = fn(&str) -> Naming;
+
+/// Their prefixes are theirs.
+fn lib_streaming(text: &str) -> Option<Strategy> {
+    match text {
+        "lib-streaming-v0.2" => Some(|_| Naming::lib_streaming_v0_2()),
+        "lib-streaming-v3" => Some(|_| Naming::lib_streaming_v3()),
+        _ => None,
+    }
+}
+
+/// Who reads headers of one style expects dead letters of the same.
+fn dead_letter_prefix(style: HeaderStyle) -> &'static str {
+    match style {
+        HeaderStyle::Binding => DEAD_LETTER_PREFIX,
+        HeaderStyle::Dash => LIB_STREAMING_PREFIX,
+    }
 }
 
 fn header_style(text: &str) -> Option<HeaderStyle> {

@@ -92,6 +92,33 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// All kinds.
+    const ALL: [Self; 23] = [
+        Self::InvalidConfig,
+        Self::InvalidDefinition,
+        Self::InvalidPolicy,
+        Self::UnknownEvent,
+        Self::InvalidEvent,
+        Self::InvalidPayload,
+        Self::TooLarge,
+        Self::UnsupportedTransaction,
+        Self::Closed,
+        Self::CircuitOpen,
+        Self::LaneSpilled,
+        Self::BrokerUnavailable,
+        Self::Timeout,
+        Self::Overloaded,
+        Self::Unauthenticated,
+        Self::Unauthorized,
+        Self::UnknownTopic,
+        Self::RecordRejected,
+        Self::ClientFailed,
+        Self::Storage,
+        Self::StorageConflict,
+        Self::StorageRejected,
+        Self::Schema,
+    ];
+
     /// The stable name, in snake case.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -120,6 +147,11 @@ impl ErrorKind {
             Self::StorageRejected => "storage_rejected",
             Self::Schema => "schema",
         }
+    }
+
+    /// The kind of that name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 
     /// Whether the fault lies in what the caller passed, so that the same call fails again.
@@ -218,8 +250,13 @@ impl Error {
 
     /// The text, and those of its causes.
     pub(crate) fn to_string_with_causes(&self) -> String {
-        let causes = std::iter::successors(StdError::source(self), |cause| cause.source());
-        causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
+        let mut text = self.to_string();
+        let mut cause = StdError::source(self);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        text
     }
 
     /// Says that the event may have been published or stored all the same, if `ambiguous`.
@@ -287,47 +324,25 @@ impl StdError for Error {
 mod tests {
     use super::*;
 
-    /// All kinds, in their order. A new one does not compile until it has its place here.
-    fn kinds() -> impl Iterator<Item = ErrorKind> {
-        std::iter::successors(Some(ErrorKind::InvalidConfig), |kind| {
-            Some(match kind {
-                ErrorKind::InvalidConfig => ErrorKind::InvalidDefinition,
-                ErrorKind::InvalidDefinition => ErrorKind::InvalidPolicy,
-                ErrorKind::InvalidPolicy => ErrorKind::UnknownEvent,
-                ErrorKind::UnknownEvent => ErrorKind::InvalidEvent,
-                ErrorKind::InvalidEvent => ErrorKind::InvalidPayload,
-                ErrorKind::InvalidPayload => ErrorKind::TooLarge,
-                ErrorKind::TooLarge => ErrorKind::UnsupportedTransaction,
-                ErrorKind::UnsupportedTransaction => ErrorKind::Closed,
-                ErrorKind::Closed => ErrorKind::CircuitOpen,
-                ErrorKind::CircuitOpen => ErrorKind::LaneSpilled,
-                ErrorKind::LaneSpilled => ErrorKind::BrokerUnavailable,
-                ErrorKind::BrokerUnavailable => ErrorKind::Timeout,
-                ErrorKind::Timeout => ErrorKind::Overloaded,
-                ErrorKind::Overloaded => ErrorKind::Unauthenticated,
-                ErrorKind::Unauthenticated => ErrorKind::Unauthorized,
-                ErrorKind::Unauthorized => ErrorKind::UnknownTopic,
-                ErrorKind::UnknownTopic => ErrorKind::RecordRejected,
-                ErrorKind::RecordRejected => ErrorKind::ClientFailed,
-                ErrorKind::ClientFailed => ErrorKind::Storage,
-                ErrorKind::Storage => ErrorKind::StorageConflict,
-                ErrorKind::StorageConflict => ErrorKind::StorageRejected,
-                ErrorKind::StorageRejected => ErrorKind::Schema,
-                ErrorKind::Schema => return None,
-            })
-        })
+    #[test]
+    fn the_list_of_kinds_is_complete() {
+        let names = include_str!("error.rs").split_once("pub fn as_str").unwrap().1.split_once("fn named").unwrap().0;
+        assert_eq!(names.matches(" => \"").count(), ErrorKind::ALL.len());
+        for kind in ErrorKind::ALL {
+            assert_eq!(ErrorKind::named(kind.as_str()), Some(kind));
+        }
     }
 
     #[test]
     fn a_failure_is_the_callers_or_retryable_but_never_both() {
-        for kind in kinds() {
+        for kind in ErrorKind::ALL {
             assert!(!(kind.is_caller_error() && kind.is_retryable()), "{kind}");
         }
     }
 
     #[test]
     fn what_opens_the_breaker_is_neither_the_callers_nor_the_events_fault() {
-        for kind in kinds().filter(|kind| kind.is_broker_health()) {
+        for kind in ErrorKind::ALL.into_iter().filter(|kind| kind.is_broker_health()) {
             assert!(kind.is_retryable() && !kind.is_caller_error() && !kind.is_dead_letter(), "{kind}");
         }
     }
@@ -343,7 +358,7 @@ mod tests {
             "| kind | caller's fault | retryable | dead letter | counts for the breaker |".to_owned(),
             "| --- | --- | --- | --- | --- |".into(),
         ];
-        crate::documented::check("kinds", table.into_iter().chain(kinds().map(line)));
+        crate::documented::check("kinds", table.into_iter().chain(ErrorKind::ALL.into_iter().map(line)));
     }
 
     #[test]

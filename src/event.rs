@@ -88,7 +88,7 @@ impl EmitRequest {
         self
     }
 
-    /// Sets when the event happened. Defaults to now.
+    /// Sets when the event happened, in the years 0 to 9999. Defaults to now.
     pub fn time(mut self, time: DateTime<Utc>) -> Self {
         self.time = Some(time);
         self

@@ -87,6 +87,8 @@ mod naming;
 pub mod outbox;
 mod policy;
 mod producer;
+#[cfg(test)]
+mod reference;
 mod relay;
 mod sanitize;
 #[cfg(feature = "testing")]
@@ -109,7 +111,7 @@ pub use crate::naming::Naming;
 pub use crate::outbox::postgres::PostgresOutbox;
 #[cfg(feature = "sqlite")]
 pub use crate::outbox::sqlite::SqliteOutbox;
-pub use crate::policy::{DeliveryPolicy, DirectMode, DlqMode, OutboxMode, PolicyOverride, PolicyOverrides};
+pub use crate::policy::{DeliveryPolicy, DirectMode, DlqMode, OutboxMode, PoisonMode, PolicyOverride, PolicyOverrides};
 pub use crate::producer::Producer;
 pub use crate::producer::builder::ProducerBuilder;
 pub use crate::tx::{AsTx, Tx};

@@ -13,7 +13,7 @@ const DLQ_SUFFIX: &str = ".dlq";
 const COMMANDS_SUFFIX: &str = ".commands";
 
 /// The longest topic name that Kafka takes (`org.apache.kafka.common.internals.Topic`).
-const MAX_TOPIC_BYTES: usize = 249;
+pub(crate) const MAX_TOPIC_BYTES: usize = 249;
 
 /// How topics and CloudEvents types are named.
 ///

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::BoxFuture;
 use crate::catalog::compiled::Resolved;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventId;
 use crate::transport::Record;
 use crate::tx::Tx;
@@ -208,8 +208,8 @@ pub struct Parked {
     pub key: Bytes,
     /// No event of the key that has a lower number is held.
     pub head: i64,
-    /// The kind of the error: a name of [`ErrorKind`](crate::ErrorKind).
-    pub error_kind: String,
+    /// The kind of the error.
+    pub error_kind: ErrorKind,
     /// The text of the error, without credentials.
     pub error: String,
     /// How often the head has failed. 0: it is not the head that did.
@@ -328,6 +328,19 @@ pub struct Settled {
 /// The first number from 1 on that a set lacks.
 pub(crate) fn floor(set: &RangeSet<i64>) -> i64 {
     set.first().filter(|range| range.start <= 1).map_or(1, |range| range.end)
+}
+
+/// The time of so many seconds since 1970.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+fn time_of(seconds: f64) -> DateTime<Utc> {
+    let since = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    DateTime::UNIX_EPOCH + chrono::TimeDelta::from_std(since).unwrap_or_default()
+}
+
+/// The seconds from 1970 to this time.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+fn seconds_of(time: DateTime<Utc>) -> f64 {
+    (time - DateTime::UNIX_EPOCH).to_std().unwrap_or_default().as_secs_f64()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::event::attribute;
 /// use tidings::{DeliveryPolicy, OutboxMode};
 ///
 /// let policy = DeliveryPolicy::default().with_outbox(OutboxMode::Always);
-/// assert_eq!(policy.to_string(), "enabled:true,direct:direct,outbox:always,dlq:on_routable_failure");
+/// assert_eq!(policy.to_string(), "enabled:true,direct:direct,outbox:always,dlq:on_routable_failure,poison:block");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -26,16 +26,18 @@ pub struct DeliveryPolicy {
     pub(crate) direct: DirectMode,
     pub(crate) outbox: OutboxMode,
     pub(crate) dlq: DlqMode,
+    pub(crate) poison: PoisonMode,
 }
 
 impl Default for DeliveryPolicy {
-    /// Enabled, direct, with the outbox as fallback, and dead-lettered on a routable failure.
+    /// Enabled, direct, with the outbox as fallback, and dead-lettered on a routable failure; a poisonous one blocks its key.
     fn default() -> Self {
         Self {
             enabled: true,
             direct: DirectMode::Direct,
             outbox: OutboxMode::Fallback,
             dlq: DlqMode::OnRoutableFailure,
+            poison: PoisonMode::Block,
         }
     }
 }
@@ -65,6 +67,12 @@ impl DeliveryPolicy {
         self
     }
 
+    /// Sets what becomes of an event in the outbox that can't be delivered. Defaults to [`PoisonMode::Block`].
+    pub fn with_poison(mut self, poison: PoisonMode) -> Self {
+        self.poison = poison;
+        self
+    }
+
     /// Whether the event is delivered at all.
     #[must_use]
     pub fn enabled(&self) -> bool {
@@ -89,6 +97,12 @@ impl DeliveryPolicy {
         self.dlq
     }
 
+    /// What becomes of an event in the outbox that can't be delivered.
+    #[must_use]
+    pub fn poison(&self) -> PoisonMode {
+        self.poison
+    }
+
     /// Whether every event goes by the outbox.
     pub(crate) fn always_stored(&self) -> bool {
         matches!(self.outbox, OutboxMode::Always | OutboxMode::Journaled)
@@ -100,6 +114,7 @@ impl DeliveryPolicy {
         self.direct = change.direct.unwrap_or(self.direct);
         self.outbox = change.outbox.unwrap_or(self.outbox);
         self.dlq = change.dlq.unwrap_or(self.dlq);
+        self.poison = change.poison.unwrap_or(self.poison);
         self
     }
 
@@ -121,7 +136,8 @@ impl DeliveryPolicy {
 
 impl fmt::Display for DeliveryPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "enabled:{},direct:{},outbox:{},dlq:{}", self.enabled, self.direct, self.outbox, self.dlq)
+        let Self { enabled, direct, outbox, dlq, poison } = self;
+        write!(f, "enabled:{enabled},direct:{direct},outbox:{outbox},dlq:{dlq},poison:{poison}")
     }
 }
 
@@ -191,6 +207,19 @@ mode! {
     }
 }
 
+mode! {
+    /// What becomes of an event in the outbox that the broker refuses for what it is, however often it is tried. The later
+    /// events of its key wait behind it meanwhile.
+    PoisonMode {
+        /// It is tried again and again, and waits for an operator.
+        Block = "block",
+        /// After three attempts it goes to its dead-letter topic, and its key goes on.
+        DeadLetter = "dead_letter",
+        /// After three attempts it is left out for good, and its key goes on.
+        Skip = "skip",
+    }
+}
+
 /// What an operator or a request changes about a policy; what is not set stays as it is.
 ///
 /// # Examples
@@ -207,6 +236,8 @@ pub struct PolicyOverride {
     direct: Option<DirectMode>,
     outbox: Option<OutboxMode>,
     dlq: Option<DlqMode>,
+    /// Of the operator alone: the relay does not know the request.
+    poison: Option<PoisonMode>,
 }
 
 impl PolicyOverride {
@@ -260,6 +291,11 @@ impl EffectivePolicy {
         Ok(Self { policy, disabled_by_operator: operator.enabled == Some(false), has_outbox })
     }
 
+    /// What becomes of an event in the outbox that can't be delivered.
+    pub(crate) fn poison(&self) -> PoisonMode {
+        self.policy.poison
+    }
+
     /// The policy for one request.
     pub(crate) fn for_request(&self, key: &str, request: &PolicyOverride) -> Result<DeliveryPolicy> {
         if *request == PolicyOverride::default() {
@@ -275,8 +311,8 @@ impl EffectivePolicy {
 /// The operator's changes to policies, by definition key: the value of `STREAMING_EVENT_POLICIES`.
 ///
 /// The grammar: entries apart by `,`, `;` or a new line; each is `key.attribute=value`, the attribute behind the last
-/// dot being one of `enabled` (`true`, `1`, `yes`, `false`, `0`, `no`), `direct`, `outbox` and `dlq`. Case and the order
-/// of entries don't matter; the same attribute of the same key twice is an error.
+/// dot being one of `enabled` (`true`, `1`, `yes`, `false`, `0`, `no`), `direct`, `outbox`, `dlq` and
+/// `poison`. Case and the order of entries don't matter; the same attribute of the same key twice is an error.
 ///
 /// # Examples
 ///
@@ -332,7 +368,10 @@ impl FromStr for PolicyOverrides {
                     change.outbox.replace(value.parse().map_err(|error: Error| fault(error.to_string()))?).is_some()
                 }
                 "dlq" => change.dlq.replace(value.parse().map_err(|error: Error| fault(error.to_string()))?).is_some(),
-                other => return Err(fault(format!("`{other}` is not one of enabled, direct, outbox, dlq"))),
+                "poison" => {
+                    change.poison.replace(value.parse().map_err(|error: Error| fault(error.to_string()))?).is_some()
+                }
+                other => return Err(fault(format!("`{other}` is not one of enabled, direct, outbox, dlq, poison"))),
             };
             if repeated {
                 return Err(fault(format!("`{attribute}` of `{key}` is set twice")));
@@ -391,6 +430,86 @@ mod tests {
         assert!(compile(DeliveryPolicy::default(), "", false).is_ok());
     }
 
+    /// Only what comes out is checked: steps on the way to it may be worth nothing alone.
+    #[test]
+    fn a_policy_is_checked_when_all_changes_are_made() {
+        let skip = DeliveryPolicy::default().with_direct(DirectMode::Skip);
+        assert!(compile(skip, "", true).is_err());
+        for operator in ["e.outbox=always", "e.outbox=journaled", "e.direct=direct", "e.enabled=false"] {
+            assert!(compile(skip, operator, true).is_ok(), "{operator}");
+        }
+        let stored = compile(skip, "e.outbox=always", true).unwrap();
+        for (request, is_ok) in [
+            (PolicyOverride::default().with_outbox(OutboxMode::Journaled), true),
+            (PolicyOverride::default().with_outbox(OutboxMode::Never).with_direct(DirectMode::Direct), true),
+            (PolicyOverride::default().with_outbox(OutboxMode::Never).with_enabled(false), true),
+            (PolicyOverride::default().with_outbox(OutboxMode::Never), false),
+            (PolicyOverride::default().with_outbox(OutboxMode::Fallback), false),
+        ] {
+            let policy = stored.for_request("e", &request);
+            assert_eq!(policy.is_ok(), is_ok, "{request:?}");
+            assert!(is_ok || policy.unwrap_err().kind() == ErrorKind::InvalidPolicy);
+        }
+    }
+
+    #[test]
+    fn what_only_an_outbox_could_do_is_refused_without_one() {
+        let default = compile(DeliveryPolicy::default(), "", false).unwrap();
+        for (mode, is_ok) in [
+            (OutboxMode::Never, true),
+            (OutboxMode::Fallback, true),
+            (OutboxMode::Journaled, false),
+            (OutboxMode::Always, false),
+        ] {
+            assert_eq!(compile(DeliveryPolicy::default(), &format!("e.outbox={mode}"), false).is_ok(), is_ok, "{mode}");
+            assert_eq!(compile(DeliveryPolicy::default().with_outbox(mode), "", false).is_ok(), is_ok, "{mode}");
+            let request = PolicyOverride::default().with_outbox(mode);
+            assert_eq!(default.for_request("e", &request).is_ok(), is_ok, "{mode}");
+        }
+    }
+
+    #[test]
+    fn every_entry_is_read_into_the_change_that_it_says() {
+        let none = PolicyOverride::default;
+        for (text, change) in [
+            ("e.enabled=true", none().with_enabled(true)),
+            ("e.enabled=1", none().with_enabled(true)),
+            ("e.enabled=Yes", none().with_enabled(true)),
+            ("e.enabled=FALSE", none().with_enabled(false)),
+            ("e.enabled=0", none().with_enabled(false)),
+            ("e.enabled=no", none().with_enabled(false)),
+            ("e.direct=DIRECT", none().with_direct(DirectMode::Direct)),
+            ("e.direct=skip", none().with_direct(DirectMode::Skip)),
+            ("e.outbox=never", none().with_outbox(OutboxMode::Never)),
+            ("e.outbox=fallback", none().with_outbox(OutboxMode::Fallback)),
+            ("e.outbox=fallback_on_circuit_open", none().with_outbox(OutboxMode::Fallback)),
+            ("e.outbox=journaled", none().with_outbox(OutboxMode::Journaled)),
+            ("e.outbox=Always", none().with_outbox(OutboxMode::Always)),
+            ("e.poison=Dead_Letter", PolicyOverride { poison: Some(PoisonMode::DeadLetter), ..none() }),
+            ("e.dlq=never", none().with_dlq(DlqMode::Never)),
+            ("e.dlq=On_Routable_Failure", none().with_dlq(DlqMode::OnRoutableFailure)),
+            (" e.DLQ = never ;;,\r\n", none().with_dlq(DlqMode::Never)),
+            ("e.dlq=never;e.outbox=never\ne.direct=skip", {
+                none().with_dlq(DlqMode::Never).with_outbox(OutboxMode::Never).with_direct(DirectMode::Skip)
+            }),
+        ] {
+            assert_eq!(text.parse::<PolicyOverrides>().unwrap().get("e"), change, "{text}");
+        }
+        let dotted: PolicyOverrides = "a.b.enabled.enabled=no".parse().unwrap();
+        assert_eq!(dotted.get("a.b.enabled"), none().with_enabled(false), "the last dot parts key and attribute");
+    }
+
+    #[test]
+    fn a_key_has_256_bytes_and_there_are_1024_entries_at_most() {
+        let key = |len| format!("{}.dlq=never", "k".repeat(len)).parse::<PolicyOverrides>();
+        assert!(key(256).is_ok() && key(257).is_err());
+        let entries = |count| {
+            let entries: Vec<_> = (0..count).map(|n| format!("e{n}.dlq=never")).collect();
+            entries.join(",").parse::<PolicyOverrides>()
+        };
+        assert!(entries(1024).is_ok() && entries(1025).is_err());
+    }
+
     #[test]
     fn what_cannot_be_read_is_an_error_that_names_the_entry() {
         for text in [
@@ -400,21 +519,19 @@ mod tests {
             "e.outbox=sometimes",
             "e.colour=red",
             ".enabled=true",
+            "enabled=true",
+            "e.=true",
+            "e.dlq=",
+            "e.dlq",
+            "e\u{7f}.dlq=never",
+            "e.dlq=never,E.DLQ",
+            "e.dlq=never,e.DLQ=on_routable_failure",
             "e.dlq=never,e.dlq=never",
         ] {
             let error = text.parse::<PolicyOverrides>().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidPolicy, "{text}");
             assert!(error.to_string().contains("policy entry"), "{error}");
         }
-    }
-
-    #[test]
-    fn modes_and_synonyms_are_read_in_any_case() {
-        let overrides: PolicyOverrides = "a.b.OUTBOX=Fallback_On_Circuit_Open\n a.b.Enabled = YES ;".parse().unwrap();
-        assert_eq!(
-            overrides.get("a.b"),
-            PolicyOverride::default().with_outbox(OutboxMode::Fallback).with_enabled(true)
-        );
     }
 
     proptest! {

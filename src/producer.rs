@@ -16,9 +16,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::EmitRequest;
 use crate::in_flight::{Entered, InFlight};
 use crate::outbox::Row;
-use crate::relay::Relay;
+use crate::relay::{Poison, Relay};
 use crate::transport::Transport;
 use crate::tx::Tx;
+use crate::wire::dead_letter::DeadLetters;
 
 pub(crate) mod builder;
 mod direct;
@@ -60,7 +61,7 @@ struct Shared {
     times: Times,
     /// Names this producer in dead letters.
     id: Uuid,
-    dead_letters: DeadLetters,
+    dead_letters: Arc<DeadLetters>,
     closed: AtomicBool,
     running: InFlight,
 }
@@ -113,13 +114,6 @@ struct Times {
     close: Duration,
 }
 
-/// How dead letters are written.
-#[derive(Debug)]
-struct DeadLetters {
-    prefix: String,
-    max_bytes: usize,
-}
-
 /// How long a health probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -165,7 +159,13 @@ impl Producer {
                 Ok(())
             });
         };
-        let relay = Relay::new(Arc::clone(&fallback.outbox), self.0.transports.clone(), fallback);
+        let poison = Poison {
+            definitions: self.0.catalog.poison(),
+            dead_letters: Arc::clone(&self.0.dead_letters),
+            producer_id: self.0.id.to_string(),
+        };
+        let outbox = Arc::clone(&fallback.outbox);
+        let relay = Relay::new(outbox, self.0.transports.clone(), fallback, Arc::new(poison));
         Box::pin(async { relay?.run(shutdown).await })
     }
 

@@ -208,8 +208,11 @@ impl Relay {
             kept
         });
         // Of a lane that is new, the parked keys must be known before a row is read; of the others, what is wanted of them.
-        let asked: Vec<_> =
-            leases.iter().map(|lease| lease.lane).filter(|lane| self.lanes.get(lane).is_none_or(Lane::has_parked)).collect();
+        let asked: Vec<_> = leases
+            .iter()
+            .map(|lease| lease.lane)
+            .filter(|lane| self.lanes.get(lane).is_none_or(Lane::has_parked))
+            .collect();
         let parked = if asked.is_empty() { Some(Vec::new()) } else { within(self.outbox.parked(&asked)).await };
         let Some(parked) = parked else { return false };
         let mut of_lane: BTreeMap<u16, Vec<Parked>> = BTreeMap::new();
@@ -276,7 +279,12 @@ impl Relay {
                     Verdict::Deliver => {}
                     Verdict::DeadLetter(record) => first.row.record = Ok(record),
                     Verdict::Skip => {
-                        tracing::error!(lane = index, number = first.row.sequence, error = parked.error, "an event is left out");
+                        tracing::error!(
+                            lane = index,
+                            number = first.row.sequence,
+                            error = parked.error,
+                            "an event is left out"
+                        );
                         lane.skip(&key, first.row.sequence, now);
                         continue;
                     }
@@ -426,8 +434,7 @@ impl Relay {
             return None;
         }
         let share = |whole: usize, least| u32::try_from((whole / holes.len()).max(least)).unwrap_or(u32::MAX);
-        let limits =
-            Limits { rows: share(PAGE_ROWS, MIN_ROWS_PER_HOLE), bytes: share(PAGE_BYTES, MIN_BYTES_PER_HOLE) };
+        let limits = Limits { rows: share(PAGE_ROWS, MIN_ROWS_PER_HOLE), bytes: share(PAGE_BYTES, MIN_BYTES_PER_HOLE) };
         let outbox = Arc::clone(&self.outbox);
         Some(Box::pin(async move {
             let page = outbox.page(&holes, limits).await;

@@ -12,7 +12,10 @@ const REDACTED: &str = "[redacted]";
 /// keys and record keys are what these texts are about.
 const SECRET: &str = "(?:password|passwd|passphrase|pwd|secret|token|credentials?|api[-_.]?key|access[-_.]?key|private[-_.]?key|jaas[-_.]config)";
 
-static RULES: LazyLock<[(Regex, Rule); 5]> = LazyLock::new(|| {
+/// Words that have such a word in them, and announce nothing.
+const HARMLESS: [&str; 4] = ["tokenis", "tokeniz", "secretar", "passwordless"];
+
+static RULES: LazyLock<[(Regex, Rule); 6]> = LazyLock::new(|| {
     let rule = |pattern: &str, rule: Rule| (Regex::new(pattern).expect("the pattern is one"), rule);
     [
         // user:password@ in a URL
@@ -24,6 +27,10 @@ static RULES: LazyLock<[(Regex, Rule); 5]> = LazyLock::new(|| {
         rule(r"(?i)\b(basic|bearer)\s+[a-z0-9._~+/=-]{8,}", |c| format!("{} {REDACTED}", &c[1])),
         // name=value, name: value, "name": "value"
         rule(&format!(r#"(?i)([\w.-]*{SECRET}[\w.-]*["']?\s*[:=]\s*)(?:"[^"]*"|'[^']*'|[^\s,;&)}}\]]+)"#), |c| {
+            if is_harmless(&c[1]) { c[0].to_owned() } else { format!("{}{REDACTED}", &c[1]) }
+        }),
+        // The same of `pass`, which only a whole word may be: not that of `bypass` or `passed`.
+        rule(r#"(?i)((?:^|[^a-z0-9])pass["']?\s*[:=]\s*)(?:"[^"]*"|'[^']*'|[^\s,;&)}\]]+)"#, |c| {
             format!("{}{REDACTED}", &c[1])
         }),
         // The ids of AWS keys
@@ -32,6 +39,13 @@ static RULES: LazyLock<[(Regex, Rule); 5]> = LazyLock::new(|| {
 });
 
 type Rule = fn(&Captures<'_>) -> String;
+
+/// Whether all that looks like the announcement of a credential in this name is part of a harmless word.
+fn is_harmless(name: &str) -> bool {
+    static WORD: LazyLock<Regex> = LazyLock::new(|| Regex::new(SECRET).expect("the pattern is one"));
+    let rest = HARMLESS.iter().fold(name.to_ascii_lowercase(), |rest, word| rest.replace(word, " "));
+    !WORD.is_match(&rest)
+}
 
 /// The text without credentials.
 pub(crate) fn sanitize(text: &str) -> Cow<'_, str> {
@@ -72,6 +86,14 @@ mod tests {
             ("password='x y' rest", "password=[redacted] rest"),
             ("key AKIAIOSFODNN7EXAMPLE was refused", "key [redacted] was refused"),
             ("api_key=123&token=456", "api_key=[redacted]&token=[redacted]"),
+            ("user=bob pass=hunter2", "user=bob pass=[redacted]"),
+            (r#"{"db_pass":"x","n":1}"#, r#"{"db_pass":[redacted],"n":1}"#),
+            ("AWS_SECRET_ACCESS_KEY: abc/def", "AWS_SECRET_ACCESS_KEY: [redacted]"),
+            (
+                "secretary_password=abc, tokenizer.token: def",
+                "secretary_password=[redacted], tokenizer.token: [redacted]",
+            ),
+            ("secretKey=abc tokenValue=def", "secretKey=[redacted] tokenValue=[redacted]"),
         ] {
             assert_eq!(sanitize(text), clean);
         }
@@ -86,6 +108,16 @@ mod tests {
             "Message production error: MessageTimedOut (Local: Message timed out)",
             "a basic test of keys: monkey=banana",
             "mail bob@example.com",
+            // Words that begin or end like those that announce a credential, or stand beside them.
+            "key=order-17, keys: 3, key `monkey:1`, keyed by: tenant, hotkey=f5",
+            "tokenizer: standard, secretary=bob, passwordless: yes",
+            "bypass: 3, compass=north, passed: 4 of 5, passenger=bob",
+            "the token expired; the password was refused",
+            "authorization failed for the group `billing`",
+            "TopicAuthorizationFailed (Broker: Topic authorization failed)",
+            "basic auth is off, bearer of news",
+            "lerian.streaming.token.issued.dlq, topic=secret-santa",
+            "id 018f6b1e-7c1a-7f00-8000-000000000001",
         ] {
             assert_eq!(sanitize(text), text);
         }

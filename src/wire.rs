@@ -3,7 +3,7 @@
 //! <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md>
 
 mod cloudevent;
-mod dead_letter;
+pub(crate) mod dead_letter;
 mod decode;
 pub(crate) mod encode;
 mod headers;

@@ -38,7 +38,7 @@ create table tidings_parked (
   error_kind       text    not null,
   error            text    not null,
   attempts         integer not null,
-  first_failure_at text    not null, -- RFC 3339
+  first_failure_at real    not null, -- seconds since 1970
   next_attempt_at  real    not null,
   command          text, -- resume, skip or dead_letter: what somebody wants done about the head
   primary key (lane, record_key)

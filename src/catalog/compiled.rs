@@ -1,5 +1,6 @@
 //! The catalog as a producer uses it: names, effective policies and constant headers worked out once.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Catalog, EventDefinition};
@@ -7,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::attribute::Source;
 use crate::event::{EmitRequest, Event, EventId};
 use crate::naming::Naming;
-use crate::policy::{DeliveryPolicy, EffectivePolicy, PolicyOverride, PolicyOverrides};
+use crate::policy::{DeliveryPolicy, EffectivePolicy, PoisonMode, PolicyOverride, PolicyOverrides};
 use crate::transport::Record;
 use crate::wire::encode::{Encoder, HeaderStyle};
 
@@ -73,6 +74,14 @@ impl CompiledCatalog {
         Ok(Self { catalog, compiled, max_record_bytes: settings.max_record_bytes })
     }
 
+    /// What becomes of poisonous events, by definition key, and where dead ones go.
+    pub(crate) fn poison(&self) -> HashMap<Arc<str>, (PoisonMode, Arc<str>)> {
+        let of = |compiled: &Compiled| {
+            (Arc::clone(&compiled.key), (compiled.policy.poison(), Arc::clone(&compiled.dlq_topic)))
+        };
+        self.compiled.iter().map(of).collect()
+    }
+
     /// Checks a request and builds its record. Nothing is sent, whatever is wrong.
     pub(crate) fn resolve(&self, request: EmitRequest) -> Result<Resolved> {
         let policy_override = request.policy;
@@ -117,5 +126,36 @@ impl Compiled {
             policy,
             record,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(max_record_bytes: usize) -> Result<Resolved> {
+        let settings = Settings {
+            source: &"//shop".parse()?,
+            naming: &Naming::default(),
+            style: HeaderStyle::Binding,
+            overrides: &PolicyOverrides::default(),
+            has_outbox: false,
+            max_record_bytes,
+        };
+        let catalog = Catalog::new([EventDefinition::new("order.created", "order", "created")])?;
+        let id = "order-17".parse()?;
+        let request =
+            EmitRequest::new("order.created").id(id).tenant("t").payload("{}").time(chrono::DateTime::UNIX_EPOCH);
+        CompiledCatalog::compile(catalog, &settings)?.resolve(request)
+    }
+
+    #[test]
+    fn a_record_may_be_so_large_with_key_and_headers_and_not_a_byte_larger() {
+        let size = resolve(usize::MAX).unwrap().record.wire_bytes();
+        assert!(resolve(size).is_ok());
+        let error = resolve(size - 1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        assert_eq!(error.event_id().map(ToString::to_string).as_deref(), Some("order-17"));
+        assert!(error.to_string().contains(&format!("{size} bytes")), "{error}");
     }
 }

@@ -68,6 +68,7 @@ struct Policy {
     direct: Option<String>,
     outbox: Option<String>,
     dlq: Option<String>,
+    poison: Option<String>,
 }
 
 /// Text, a whole number and a truth value stand for themselves; the other types are named.
@@ -220,6 +221,7 @@ impl Policy {
         policy.direct = self.direct.map_or(Ok(policy.direct), |mode| mode.parse())?;
         policy.outbox = self.outbox.map_or(Ok(policy.outbox), |mode| mode.parse())?;
         policy.dlq = self.dlq.map_or(Ok(policy.dlq), |mode| mode.parse())?;
+        policy.poison = self.poison.map_or(Ok(policy.poison), |mode| mode.parse())?;
         Ok(policy)
     }
 
@@ -229,6 +231,7 @@ impl Policy {
             direct: Some(policy.direct.to_string()),
             outbox: Some(policy.outbox.to_string()),
             dlq: Some(policy.dlq.to_string()),
+            poison: Some(policy.poison.to_string()),
         }
     }
 }
@@ -270,14 +273,15 @@ fn fault(why: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{DirectMode, DlqMode, OutboxMode};
+    use crate::policy::{DirectMode, DlqMode, OutboxMode, PoisonMode};
 
     fn full() -> Catalog {
         let policy = DeliveryPolicy::default()
             .with_enabled(false)
             .with_direct(DirectMode::Skip)
             .with_outbox(OutboxMode::Always)
-            .with_dlq(DlqMode::Never);
+            .with_dlq(DlqMode::Never)
+            .with_poison(PoisonMode::Skip);
         let full = EventDefinition::new("order.created", "order", "created")
             .with_schema_version("2.1.0")
             .with_content_type("text/plain")
@@ -374,11 +378,22 @@ mod tests {
         let index = compiler.compile("mem:///catalog.json", &mut schemas).unwrap();
         let valid = |json: &str| schemas.validate(&serde_json::from_str(json).unwrap(), index).is_ok();
         assert!(valid(&full().to_json().unwrap()));
+        for (version, content_type) in
+            [("v1", "a/b"), ("1.2", "text/plain; charset=utf-8"), ("1.2.3-rc.1+b-2", "a/b+json")]
+        {
+            let good = format!(
+                r#"{{"events": [{{"key": "k", "resource": "r", "event": "e", "schema_version": "{version}", "content_type": "{content_type}"}}]}}"#
+            );
+            assert!(valid(&good) && Catalog::from_json(&good).is_ok(), "{good}");
+        }
         for bad in [
             r#"{}"#,
             r#"{"events": [{"key": "k", "resource": "r", "event": "e", "colour": "red"}]}"#,
             r#"{"events": [{"key": "k", "resource": "r", "event": "e", "class": "rumour"}]}"#,
             r#"{"events": [{"key": "k", "resource": "r.s", "event": "e"}]}"#,
+            r#"{"events": [{"key": "k", "resource": "r", "event": "e", "schema_version": "01"}]}"#,
+            r#"{"events": [{"key": "k", "resource": "r", "event": "e", "schema_version": "1.0.0-"}]}"#,
+            r#"{"events": [{"key": "k", "resource": "r", "event": "e", "content_type": "a/b/c"}]}"#,
             r#"{"events": [{"key": "k", "resource": "r", "event": "e", "extensions": {"UP": 1}}]}"#,
             r#"{"events": [{"key": "k", "resource": "r", "event": "e", "policy": {"outbox": "sometimes"}}]}"#,
         ] {

@@ -90,6 +90,43 @@ fn every_value_reaches_its_setting() {
 }
 
 #[test]
+fn one_variable_makes_everything_as_lib_streaming_has_it() {
+    let (v0_2, v3) = (Naming::lib_streaming_v0_2(), Naming::lib_streaming_v3());
+    let config = || Config::new("tx-service", ["a:1"]).unwrap();
+    let from = |name, value| Config::from_vars(ENABLED.into_iter().chain([(name, value)])).unwrap();
+    let (dash, binding) = ((HeaderStyle::Dash, "x-lerian-dlq-"), (HeaderStyle::Binding, "x-tidings-dlq-"));
+    for (config, naming, headers) in [
+        (from("STREAMING_COMPATIBILITY", "none"), &Naming::default(), binding),
+        (from("STREAMING_COMPATIBILITY", "lib-streaming-v0.2"), &v0_2, dash),
+        (from("STREAMING_COMPATIBILITY", "lib-streaming-v3"), &v3, dash),
+        (config().with_lib_streaming_v0_2(), &v0_2, dash),
+        (config().with_lib_streaming_v3(), &v3, dash),
+        // Each part alone.
+        (from("STREAMING_TOPIC_NAMING", "lib-streaming-v3"), &v3, binding),
+        (from("STREAMING_HEADER_STYLE", "dash"), &Naming::default(), dash),
+    ] {
+        assert_eq!(format!("{:?}", config.naming), format!("{naming:?}"));
+        assert_eq!((config.header_style, &*config.dead_letter_prefix), headers);
+    }
+}
+
+#[test]
+fn what_compatibility_settles_may_not_be_set_beside_it() {
+    assert!(fault(&[("STREAMING_COMPATIBILITY", "lib-streaming")]).contains("STREAMING_COMPATIBILITY=`lib-streaming`"));
+    for (name, value) in [
+        ("STREAMING_TOPIC_NAMING", "per-event"),
+        ("STREAMING_TOPIC_PREFIX", "shop"),
+        ("STREAMING_CLOUDEVENTS_TYPE_PREFIX", "shop"),
+        ("STREAMING_HEADER_STYLE", "binding"),
+        ("STREAMING_DLQ_HEADER_PREFIX", "x-dead-"),
+    ] {
+        let both = |compatibility| [("STREAMING_COMPATIBILITY", compatibility), (name, value)];
+        assert!(fault(&both("lib-streaming-v3")).contains(&format!("settles what {name} does")));
+        assert!(Config::from_vars(ENABLED.into_iter().chain(both("none"))).is_ok());
+    }
+}
+
+#[test]
 fn all_faults_are_told_at_once_each_with_its_variable_and_value() {
     let text = fault(&[
         ("STREAMING_COMPRESSION", "zip"),

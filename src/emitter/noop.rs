@@ -11,7 +11,8 @@ use crate::tx::Tx;
 
 /// Checks requests against the catalog, and emits nothing.
 ///
-/// What a producer would refuse for the caller's fault it refuses too, so switching streaming on brings no surprise.
+/// What a producer would refuse for the caller's fault it refuses too, so switching streaming on brings no surprise. Only the
+/// size of a record and a request's change of policy it can't judge: they depend on settings.
 ///
 /// # Examples
 ///

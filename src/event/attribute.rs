@@ -1,5 +1,7 @@
 //! The rules that texts must keep to end up in a header: presence, length in bytes, no control characters.
 
+use chrono::{DateTime, Datelike, Utc};
+
 use crate::error::{Error, ErrorKind, Result};
 
 pub(crate) const MAX_KEY_BYTES: usize = 256;
@@ -29,6 +31,23 @@ pub(crate) fn check(field: &str, text: &str, max_bytes: usize, kind: ErrorKind) 
         return Ok(());
     };
     Err(Error::new(kind, format!("`{field}` {fault}")))
+}
+
+/// Checks that RFC 3339 has a text for `time`: its years have four digits.
+pub(crate) fn check_time(field: &str, time: &DateTime<Utc>, kind: ErrorKind) -> Result<()> {
+    if (0..=9999).contains(&time.year()) {
+        return Ok(());
+    }
+    Err(Error::new(kind, format!("`{field}` is in the year {}; 0 to 9999 are allowed", time.year())))
+}
+
+/// Whether a text is a media type, such as `application/json`, with or without parameters (RFC 9110, section 8.3.1).
+pub(crate) fn is_media_type(text: &str) -> bool {
+    let is_token = |text: &str| {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    };
+    let media_type = text.split(';').next().unwrap_or_default().trim_end();
+    media_type.split_once('/').is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype))
 }
 
 /// Whether a media type means JSON: `application/json`, or any `+json`, parameters aside.
@@ -71,14 +90,36 @@ impl std::str::FromStr for Source {
     }
 }
 
-/// A schema version: semantic, with an optional leading `v`; `1` and `1.2` are accepted too. Yields the major number.
-pub(crate) fn major_version(text: &str) -> Option<u64> {
-    let core = text.strip_prefix('v').unwrap_or(text).split(['-', '+']).next()?;
-    let mut numbers = core.split('.');
-    let number = |part: &str| part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<u64>().ok()).flatten();
-    let major = number(numbers.next()?)?;
-    let rest: Vec<_> = numbers.collect();
-    (rest.len() <= 2 && rest.into_iter().all(|part| number(part).is_some())).then_some(major)
+/// A schema version, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct SchemaVersion<'a> {
+    pub(crate) major: u64,
+    minor: u64,
+    patch: u64,
+    pre_release: &'a str,
+    build: &'a str,
+}
+
+/// Reads a schema version: semantic (<https://semver.org>), with an optional leading `v`; `1` and `1.2` stand for `1.0.0`
+/// and `1.2.0`.
+pub(crate) fn schema_version(text: &str) -> Option<SchemaVersion<'_>> {
+    let text = text.strip_prefix('v').unwrap_or(text);
+    let (text, build) = text.split_once('+').map_or((text, None), |(text, build)| (text, Some(build)));
+    let (core, pre_release) = text.split_once('-').map_or((text, None), |(core, pre)| (core, Some(pre)));
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if ![pre_release, build].into_iter().flatten().flat_map(|words| words.split('.')).all(is_word) {
+        return None;
+    }
+    let is_number = |part: &str| part == "0" || !part.starts_with('0') && part.bytes().all(|b| b.is_ascii_digit());
+    let number = |part: &str| is_number(part).then(|| part.parse().ok()).flatten();
+    let mut numbers = core.splitn(3, '.').map(number);
+    Some(SchemaVersion {
+        major: numbers.next()??,
+        minor: numbers.next().unwrap_or(Some(0))?,
+        patch: numbers.next().unwrap_or(Some(0))?,
+        pre_release: pre_release.unwrap_or_default(),
+        build: build.unwrap_or_default(),
+    })
 }
 
 #[cfg(test)]
@@ -87,11 +128,68 @@ mod tests {
 
     #[test]
     fn a_schema_version_is_semantic_and_yields_its_major_number() {
-        for (text, major) in [("1.0.0", 1), ("v2.3.4", 2), ("1", 1), ("v3", 3), ("2.0.0-rc.1", 2), ("4.1+build.5", 4)] {
-            assert_eq!(major_version(text), Some(major), "{text}");
+        for (text, major) in [
+            ("1.0.0", 1),
+            ("v2.3.4", 2),
+            ("1", 1),
+            ("v3", 3),
+            ("0.9", 0),
+            ("2.0.0-rc.1", 2),
+            ("4.1+build.5", 4),
+            ("10.20.30", 10),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(schema_version(text).map(|version| version.major), Some(major), "{text}");
         }
-        for text in ["", "v", "one", "1.0.0.0", "1..0", "-1", "1.x", "99999999999999999999"] {
-            assert_eq!(major_version(text), None, "{text}");
+        for text in [
+            "",
+            "v",
+            "V1",
+            "vv1",
+            "one",
+            "1.0.0.0",
+            "1..0",
+            "1.",
+            ".1",
+            "-1",
+            "+1",
+            "1.x",
+            "01",
+            "1.0.00",
+            " 1",
+            "1 ",
+            "1.0.0-",
+            "1.0.0-a..b",
+            "1.0.0-é",
+            "1.0.0+",
+            "1.0.0+a b",
+            "99999999999999999999",
+        ] {
+            assert_eq!(schema_version(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_of_a_schema_version_is_zero() {
+        for (one, other, are_equal) in [
+            ("1", "v1.0.0", true),
+            ("1.0", "1.0.0", true),
+            ("v1.2", "1.2.0", true),
+            ("1.0.0", "1.0.1", false),
+            ("1.0.0", "1.0.0-rc.1", false),
+            ("1.0.0+a", "1.0.0+b", false),
+        ] {
+            assert_eq!(schema_version(one) == schema_version(other), are_equal, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn a_media_type_is_two_tokens_and_what_comes_behind_a_semicolon() {
+        for yes in ["application/json", "a/b", "text/plain; charset=utf-8", "application/vnd.acme.v1+json ;x=y"] {
+            assert!(is_media_type(yes), "{yes}");
+        }
+        for no in ["", "json", "/", "a/", "/b", "a/b/c", "a b/c", "a/b c", "é/x", ";a/b"] {
+            assert!(!is_media_type(no), "{no}");
         }
     }
 
@@ -107,7 +205,19 @@ mod tests {
 
     #[test]
     fn a_limit_counts_bytes() {
-        assert!(check("f", &"é".repeat(2), 4, ErrorKind::InvalidEvent).is_ok());
-        assert!(check("f", &"é".repeat(2), 3, ErrorKind::InvalidEvent).is_err());
+        for (text, max, is_ok) in [("éé", 4, true), ("éé", 3, false), ("abcd", 4, true), ("abcde", 4, false)] {
+            assert_eq!(check("f", text, max, ErrorKind::InvalidEvent).is_ok(), is_ok, "{text} {max}");
+        }
+    }
+
+    #[test]
+    fn control_bytes_are_those_below_the_space_and_delete() {
+        for byte in (0x00..0x20).chain([0x7f]) {
+            let text = format!("a{}b", char::from(byte));
+            assert!(check("f", &text, 9, ErrorKind::InvalidEvent).is_err(), "{text:?}");
+        }
+        for text in [" ", "~", "\u{80}", "é", "日本", "🦀"] {
+            assert!(check("f", text, 9, ErrorKind::InvalidEvent).is_ok(), "{text:?}");
+        }
     }
 }

@@ -54,6 +54,7 @@ impl EmitRequest {
     }
 
     /// Sets `traceparent`: the W3C trace context in which the event came about. Behind it may come [`trace_state`](Self::trace_state).
+    /// With [`HeaderStyle::Dash`](crate::wire::HeaderStyle::Dash) both are headers without a prefix.
     pub fn trace_parent(self, trace_parent: impl Into<Text>) -> Self {
         self.extension("traceparent", AttributeValue::String(trace_parent.into()))
     }

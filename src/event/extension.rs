@@ -81,7 +81,8 @@ impl AttributeValue {
                 let max = attribute::MAX_EXTENSION_BYTES;
                 Err(Error::new(kind, format!("`{name}` is {} bytes long; at most {max} are allowed", bytes.len())))
             }
-            Self::Boolean(_) | Self::Integer(_) | Self::Binary(_) | Self::Timestamp(_) => Ok(()),
+            Self::Timestamp(time) => attribute::check_time(name, time, kind),
+            Self::Boolean(_) | Self::Integer(_) | Self::Binary(_) => Ok(()),
         }
     }
 }
@@ -226,6 +227,7 @@ mod tests {
             AttributeValue::Uri("no/scheme".into()),
             AttributeValue::UriReference("has space".into()),
             AttributeValue::Binary(vec![0; 2049].into()),
+            DateTime::<Utc>::MAX_UTC.into(),
         ] {
             assert!(check("name", bad.clone()).is_err(), "{bad:?}");
         }

@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgExecutor, PgPool, Postgres, Row as _};
 use uuid::Uuid;
 
 use super::failure::{failed, failed_in_transaction};
-use super::{Head, Hole, Lease, Outbox, Page, Progress, Row, Settled, StoredRow, envelope, migration, multirange};
+use super::{
+    Command, Head, HeldRow, Hole, Lease, Leases, Limits, Outbox, Page, Parked, Progress, Row, Settled, StoredRow,
+    envelope, migration, multirange, seconds_of, time_of,
+};
 use crate::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tx::{Inner, Tx};
@@ -162,6 +166,10 @@ const SETTLE: &str = "
       set head = excluded.head, error_kind = excluded.error_kind, error = excluded.error, attempts = excluded.attempts,
           first_failure_at = excluded.first_failure_at, next_attempt_at = excluded.next_attempt_at,
           command = case when parked.head = excluded.head then parked.command end),
+    obeyed as (
+      update tidings.parked p set command = null
+      from unnest($20::smallint[], $21::text[]) as f(lane, record_key), updated
+      where p.lane = f.lane and p.record_key = f.record_key and updated.lane = f.lane),
     freed as (
       delete from tidings.parked p using unnest($18::smallint[], $19::text[]) as f(lane, record_key), updated
       where p.lane = f.lane and p.record_key = f.record_key and updated.lane = f.lane)
@@ -264,6 +272,10 @@ fn lane_number(lane: u16) -> i16 {
     i16::try_from(lane).unwrap_or(i16::MAX)
 }
 
+fn lane_numbers(lanes: &[u16]) -> Vec<i16> {
+    lanes.iter().map(|lane| lane_number(*lane)).collect()
+}
+
 fn lane_of(row: &PgRow, column: &str) -> sqlx::Result<u16> {
     u16::try_from(row.try_get::<i16, _>(column)?).map_err(|source| sqlx::Error::Decode(source.into()))
 }
@@ -313,34 +325,47 @@ impl Outbox for PostgresOutbox {
         })
     }
 
-    fn lease(&self, owner: Uuid, ttl: Duration) -> BoxFuture<'_, Result<Vec<Lease>>> {
+    fn lease(&self, owner: Uuid, ttl: Duration) -> BoxFuture<'_, Result<Leases>> {
         Box::pin(async move {
-            let lease = |row: PgRow| {
-                let published: &str = row.try_get("published")?;
-                let settled = multirange::from_text(published)
-                    .ok_or_else(|| sqlx::Error::Decode("not a set of numbers".into()))?;
-                Ok(Lease { lane: lane_of(&row, "lane")?, epoch: row.try_get("epoch")?, settled })
-            };
             let ttl = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
             let rows = fetch(&self.reader, sqlx::query(LEASE).bind(owner.to_string()).bind(ttl)).await;
-            rows.and_then(|rows| rows.into_iter().map(lease).collect()).map_err(failed("leasing lanes"))
+            rows.and_then(|rows| leases(&rows)).map_err(failed("leasing lanes"))
         })
     }
 
-    fn release(&self, owner: Uuid) -> BoxFuture<'_, Result<()>> {
+    fn release<'a>(&'a self, owner: Uuid, lanes: &'a [u16], leaves: bool) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let released = fetch(&self.reader, sqlx::query(RELEASE).bind(owner.to_string())).await;
-            released.map(drop).map_err(failed("releasing lanes"))
+            let statement = sqlx::query(RELEASE).bind(owner.to_string()).bind(lane_numbers(lanes)).bind(leaves);
+            fetch(&self.reader, statement).await.map(drop).map_err(failed("releasing lanes"))
         })
     }
 
-    fn page<'a>(&'a self, holes: &'a [Hole], limit: u32) -> BoxFuture<'a, Result<Page>> {
+    fn parked<'a>(&'a self, lanes: &'a [u16]) -> BoxFuture<'a, Result<Vec<(u16, Parked)>>> {
+        Box::pin(async move {
+            let rows = fetch(&self.reader, sqlx::query(PARKED).bind(lane_numbers(lanes))).await;
+            rows.and_then(|rows| rows.iter().map(parked).collect()).map_err(failed("reading the parked keys"))
+        })
+    }
+
+    fn held<'a>(&'a self, lane: u16, key: &'a Bytes, limit: u32) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
+        Box::pin(async move {
+            let statement =
+                sqlx::query(HELD).bind(lane_number(lane)).bind(String::from_utf8_lossy(key)).bind(i64::from(limit));
+            let held =
+                |row: PgRow| Ok(HeldRow { row: stored_row(&row)?, definition_key: row.try_get("definition_key")? });
+            let rows = fetch(&self.reader, statement).await;
+            rows.and_then(|rows| rows.into_iter().map(held).collect()).map_err(failed("reading held rows"))
+        })
+    }
+
+    fn page<'a>(&'a self, holes: &'a [Hole], limits: Limits) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
             let statement = sqlx::query(PAGE)
                 .bind(holes.iter().map(|hole| lane_number(hole.lane)).collect::<Vec<_>>())
                 .bind(holes.iter().map(|hole| hole.low).collect::<Vec<_>>())
                 .bind(holes.iter().map(|hole| hole.high).collect::<Vec<_>>())
-                .bind(i64::from(limit));
+                .bind(i64::from(limits.rows))
+                .bind(i64::from(limits.bytes));
             fetch(&self.reader, statement).await.and_then(|rows| page(&rows)).map_err(failed("reading a page"))
         })
     }
@@ -356,16 +381,85 @@ impl Outbox for PostgresOutbox {
                     mark: mark.parse().map_err(|source: std::num::ParseIntError| sqlx::Error::Decode(source.into()))?,
                 })
             };
-            let statement = sqlx::query(SETTLE)
-                .bind(progress.iter().map(|p| lane_number(p.lane)).collect::<Vec<_>>())
-                .bind(progress.iter().map(|p| p.epoch).collect::<Vec<_>>())
-                .bind(progress.iter().map(|p| multirange::to_text(&p.settled)).collect::<Vec<_>>());
-            let rows = fetch(&self.reader, statement).await;
+            let rows = fetch(&self.reader, settle(progress)).await;
             rows.and_then(|rows| rows.into_iter().next().ok_or(sqlx::Error::RowNotFound))
                 .and_then(settled)
                 .map_err(failed("recording progress"))
         })
     }
+}
+
+/// The statement that writes progress down.
+fn settle(progress: &[Progress]) -> Query<'_, Postgres, PgArguments> {
+    let mut statement = sqlx::query(SETTLE)
+        .bind(progress.iter().map(|p| lane_number(p.lane)).collect::<Vec<_>>())
+        .bind(progress.iter().map(|p| p.epoch).collect::<Vec<_>>())
+        .bind(progress.iter().map(|p| multirange::to_text(&p.settled)).collect::<Vec<_>>());
+    let held: [fn(&Progress) -> &Vec<(Bytes, i64)>; 2] = [|p| &p.held, |p| &p.unheld];
+    for held in held {
+        let rows = || progress.iter().flat_map(|p| held(p).iter().map(|row| (lane_number(p.lane), row)));
+        statement = statement
+            .bind(rows().map(|(lane, _)| lane).collect::<Vec<_>>())
+            .bind(rows().map(|(_, (key, _))| text(key)).collect::<Vec<_>>())
+            .bind(rows().map(|(_, (_, number))| *number).collect::<Vec<_>>());
+    }
+    let parked: Vec<_> =
+        progress.iter().flat_map(|p| p.parked.iter().map(|parked| (lane_number(p.lane), parked))).collect();
+    statement = statement
+        .bind(parked.iter().map(|(lane, _)| *lane).collect::<Vec<_>>())
+        .bind(parked.iter().map(|(_, p)| text(&p.key)).collect::<Vec<_>>())
+        .bind(parked.iter().map(|(_, p)| p.head).collect::<Vec<_>>())
+        .bind(parked.iter().map(|(_, p)| p.error_kind.as_str()).collect::<Vec<_>>())
+        .bind(parked.iter().map(|(_, p)| p.error.replace('\0', "")).collect::<Vec<_>>())
+        .bind(parked.iter().map(|(_, p)| i32::try_from(p.attempts).unwrap_or(i32::MAX)).collect::<Vec<_>>())
+        .bind(parked.iter().map(|(_, p)| seconds_of(p.first_failure_at)).collect::<Vec<_>>())
+        .bind(parked.iter().map(|(_, p)| p.retry_in.as_secs_f64()).collect::<Vec<_>>());
+    let keys: [fn(&Progress) -> &Vec<Bytes>; 2] = [|p| &p.freed, |p| &p.obeyed];
+    for keys in keys {
+        let rows = || progress.iter().flat_map(|p| keys(p).iter().map(|key| (lane_number(p.lane), key)));
+        statement = statement
+            .bind(rows().map(|(lane, _)| lane).collect::<Vec<_>>())
+            .bind(rows().map(|(_, key)| text(key)).collect::<Vec<_>>());
+    }
+    statement
+}
+
+/// Record keys are text: they are made of it.
+fn text(key: &Bytes) -> String {
+    String::from_utf8_lossy(key).into_owned()
+}
+
+fn leases(rows: &[PgRow]) -> sqlx::Result<Leases> {
+    let mut leases = Leases::default();
+    for row in rows {
+        let published: &str = row.try_get("published")?;
+        leases.share = usize::try_from(row.try_get::<i64, _>("share")?).unwrap_or_default();
+        leases.leases.push(Lease {
+            lane: lane_of(row, "lane")?,
+            epoch: row.try_get("epoch")?,
+            settled: multirange::from_text(published)
+                .ok_or_else(|| sqlx::Error::Decode("not a set of numbers".into()))?,
+            last: row.try_get("last")?,
+            keep: row.try_get("keep")?,
+        });
+    }
+    Ok(leases)
+}
+
+fn parked(row: &PgRow) -> sqlx::Result<(u16, Parked)> {
+    let first_failure_at: f64 = row.try_get("first_failure_at")?;
+    let parked = Parked {
+        key: row.try_get::<String, _>("record_key")?.into(),
+        head: row.try_get("head")?,
+        // One of a later version is as good as any.
+        error_kind: ErrorKind::named(row.try_get("error_kind")?).unwrap_or(ErrorKind::RecordRejected),
+        error: row.try_get("error")?,
+        attempts: row.try_get::<i32, _>("attempts")?.unsigned_abs(),
+        first_failure_at: time_of(first_failure_at),
+        retry_in: Duration::try_from_secs_f64(row.try_get("retry_in")?).unwrap_or_default(),
+        command: row.try_get::<Option<&str>, _>("command")?.and_then(Command::named),
+    };
+    Ok((lane_of(row, "lane")?, parked))
 }
 
 fn page(rows: &[PgRow]) -> sqlx::Result<Page> {
@@ -374,24 +468,29 @@ fn page(rows: &[PgRow]) -> sqlx::Result<Page> {
         let horizon: &str = row.try_get("horizon")?;
         page.horizon = horizon.parse().map_err(|source: std::num::ParseIntError| sqlx::Error::Decode(source.into()))?;
         // Without a row in any hole there is one line that has the horizon alone.
-        if row.try_get::<Option<i16>, _>("lane")?.is_none() {
-            continue;
+        if row.try_get::<Option<i16>, _>("lane")?.is_some() {
+            page.rows.push(stored_row(row)?);
         }
-        let key = bytes::Bytes::from(row.try_get::<String, _>("record_key")?);
-        page.rows.push(StoredRow {
-            lane: lane_of(row, "lane")?,
-            sequence: row.try_get("seq")?,
-            record: envelope::decode(
-                row.try_get("envelope_version")?,
-                row.try_get("topic")?,
-                key.clone(),
-                row.try_get("headers")?,
-                row.try_get("payload")?,
-            ),
-            key,
-        });
     }
     Ok(page)
+}
+
+fn stored_row(row: &PgRow) -> sqlx::Result<StoredRow> {
+    let key = Bytes::from(row.try_get::<String, _>("record_key")?);
+    let (headers, payload): (Vec<u8>, Option<Vec<u8>>) = (row.try_get("headers")?, row.try_get("payload")?);
+    Ok(StoredRow {
+        lane: lane_of(row, "lane")?,
+        sequence: row.try_get("seq")?,
+        bytes: headers.len() + payload.as_ref().map_or(0, Vec::len),
+        record: envelope::decode(
+            row.try_get("envelope_version")?,
+            row.try_get("topic")?,
+            key.clone(),
+            headers,
+            payload,
+        ),
+        key,
+    })
 }
 
 /// Undefined table or schema (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use sqlx::TransactionManager as _;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous, SqliteTransactionManager,
@@ -11,7 +12,8 @@ use uuid::Uuid;
 
 use super::failure::{failed, failed_in_transaction};
 use super::{
-    Head, Hole, Lease, Outbox, Page, Progress, Row, Settled, StoredRow, envelope, floor, migration, multirange,
+    Command, Head, HeldRow, Hole, Lease, Leases, Limits, Outbox, Page, Parked, Progress, Row, Settled, StoredRow,
+    envelope, floor, migration, multirange, seconds_of, time_of,
 };
 use crate::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
@@ -51,18 +53,60 @@ const APPEND: &str = "
     returning seq";
 
 const HEADS: &str = "
-    select (select coalesce(max(seq), 0) from tidings_outbox o where o.lane = l.lane) as last, published
+    select (select coalesce(max(seq), 0) from tidings_outbox o where o.lane = l.lane) as last, published,
+           (select min(seq) from tidings_held h where h.lane = l.lane) as held
     from tidings_lane l order by lane";
 
+const SEEN: &str = "
+    insert into tidings_relay (id, seen_until) values (?1, unixepoch('subsec') + ?2)
+    on conflict (id) do update set seen_until = excluded.seen_until";
+
+/// See the PostgreSQL outbox.
+const SHARE: &str = "
+    select l.lanes / r.relays + (r.rank < l.lanes % r.relays) as lanes
+    from (select count(*) as lanes from tidings_lane where not paused) l,
+         (select count(*) + 1 as relays, count(*) filter (where id < ?1) as rank
+          from tidings_relay where id <> ?1 and seen_until > unixepoch('subsec')) r";
+
+/// Whether a lane is kept is told by the order of all that are owned; a lane that was just taken is within the share.
 const LEASE: &str = "
     update tidings_lane
     set epoch = epoch + (owner is not ?1), owner = ?1, lease_until = unixepoch('subsec') + ?2
-    where owner = ?1 or owner is null or lease_until < unixepoch('subsec')
-    returning lane, epoch, published";
+    where owner = ?1 or lane in (
+      select lane from tidings_lane
+      where (owner is null or (owner <> ?1 and lease_until < unixepoch('subsec'))) and not paused
+      order by lane limit max(?3 - (select count(*) from tidings_lane where owner = ?1), 0))";
+
+const LEASED: &str = "
+    select lane, epoch, published, not paused and row_number() over (order by paused, lane) <= ?2 as keep,
+           (select coalesce(max(seq), 0) from tidings_outbox o where o.lane = l.lane) as last
+    from tidings_lane l where owner = ?1 order by lane";
+
+const PARKED: &str = "
+    select record_key, head, error_kind, error, attempts, command, first_failure_at,
+           max(next_attempt_at - unixepoch('subsec'), 0.0) as retry_in
+    from tidings_parked where lane = ?";
+
+const HELD: &str = "
+    select o.seq, o.topic, o.record_key, o.headers, o.payload, o.envelope_version, o.definition_key
+    from tidings_held h join tidings_outbox o on o.lane = h.lane and o.seq = h.seq
+    where h.lane = ?1 and h.record_key = ?2 order by h.seq limit ?3";
+
+const PARK: &str = "
+    insert into tidings_parked (lane, record_key, head, error_kind, error, attempts, first_failure_at, next_attempt_at)
+    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, unixepoch('subsec') + ?8)
+    on conflict (lane, record_key) do update
+    set head = excluded.head, error_kind = excluded.error_kind, error = excluded.error, attempts = excluded.attempts,
+        first_failure_at = excluded.first_failure_at, next_attempt_at = excluded.next_attempt_at,
+        command = case when tidings_parked.head = excluded.head then tidings_parked.command end";
 
 const PAGE: &str = "
-    select seq, topic, record_key, headers, payload, envelope_version from tidings_outbox
-    where lane = ?1 and seq >= ?2 and seq < ?3 order by seq limit ?4";
+    select seq, topic, record_key, headers, payload, envelope_version from (
+      select seq, topic, record_key, headers, payload, envelope_version,
+             sum(length(headers) + coalesce(length(payload), 0)) over (order by seq) - length(headers)
+             - coalesce(length(payload), 0) as before
+      from (select * from tidings_outbox where lane = ?1 and seq >= ?2 and seq < ?3 order by seq limit ?4))
+    where before < ?5 order by seq";
 
 impl SqliteOutbox {
     /// An outbox in this file, which is created if it is not there. It is opened when it is needed.
@@ -196,38 +240,94 @@ impl Outbox for SqliteOutbox {
 
     fn heads(&self) -> BoxFuture<'_, Result<Vec<Head>>> {
         Box::pin(async {
-            let head =
-                |row: SqliteRow| Ok(Head { last: row.try_get("last")?, floor: floor(&set_of(&row, "published")?) });
+            let head = |row: SqliteRow| {
+                let settled = floor(&set_of(&row, "published")?);
+                let held: Option<i64> = row.try_get("held")?;
+                Ok(Head { last: row.try_get("last")?, floor: held.map_or(settled, |held| settled.min(held)) })
+            };
             let rows = sqlx::query(HEADS).fetch_all(&self.pool).await;
             rows.and_then(|rows| rows.into_iter().map(head).collect()).map_err(failed("reading the lanes"))
         })
     }
 
-    fn lease(&self, owner: Uuid, ttl: Duration) -> BoxFuture<'_, Result<Vec<Lease>>> {
+    fn lease(&self, owner: Uuid, ttl: Duration) -> BoxFuture<'_, Result<Leases>> {
         Box::pin(async move {
-            let lease = |row: SqliteRow| {
+            let lease = |row: &SqliteRow| {
                 Ok(Lease {
                     lane: row.try_get("lane")?,
                     epoch: row.try_get("epoch")?,
-                    settled: set_of(&row, "published")?,
+                    settled: set_of(row, "published")?,
+                    last: row.try_get("last")?,
+                    keep: row.try_get("keep")?,
                 })
             };
-            let rows = sqlx::query(LEASE).bind(owner.to_string()).bind(ttl.as_secs_f64()).fetch_all(&self.pool).await;
-            rows.and_then(|rows| rows.into_iter().map(lease).collect()).map_err(failed("leasing lanes"))
+            let (owner, ttl) = (owner.to_string(), ttl.as_secs_f64());
+            let leases = async {
+                let mut tx = self.pool.begin_with("begin immediate").await?;
+                sqlx::query(SEEN).bind(&owner).bind(ttl).execute(&mut *tx).await?;
+                let share: i64 = sqlx::query_scalar(SHARE).bind(&owner).fetch_one(&mut *tx).await?;
+                sqlx::query(LEASE).bind(&owner).bind(ttl).bind(share).execute(&mut *tx).await?;
+                let rows = sqlx::query(LEASED).bind(&owner).bind(share).fetch_all(&mut *tx).await?;
+                tx.commit().await?;
+                let leases = rows.iter().map(lease).collect::<sqlx::Result<_>>()?;
+                Ok(Leases { leases, share: usize::try_from(share).unwrap_or_default() })
+            };
+            leases.await.map_err(failed("leasing lanes"))
         })
     }
 
-    fn release(&self, owner: Uuid) -> BoxFuture<'_, Result<()>> {
+    fn release<'a>(&'a self, owner: Uuid, lanes: &'a [u16], leaves: bool) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let released = sqlx::query("update tidings_lane set owner = null, lease_until = null where owner = ?")
-                .bind(owner.to_string())
-                .execute(&self.pool)
-                .await;
-            released.map(drop).map_err(failed("releasing lanes"))
+            let owner = owner.to_string();
+            let release = async {
+                let mut tx = self.pool.begin_with("begin immediate").await?;
+                if leaves {
+                    sqlx::query("delete from tidings_relay where id = ?").bind(&owner).execute(&mut *tx).await?;
+                    sqlx::query("update tidings_lane set owner = null, lease_until = null where owner = ?")
+                        .bind(&owner)
+                        .execute(&mut *tx)
+                        .await?;
+                }
+                for lane in lanes {
+                    sqlx::query(
+                        "update tidings_lane set owner = null, lease_until = null where owner = ? and lane = ?",
+                    )
+                    .bind(&owner)
+                    .bind(lane)
+                    .execute(&mut *tx)
+                    .await?;
+                }
+                tx.commit().await
+            };
+            release.await.map_err(failed("releasing lanes"))
         })
     }
 
-    fn page<'a>(&'a self, holes: &'a [Hole], limit: u32) -> BoxFuture<'a, Result<Page>> {
+    fn parked<'a>(&'a self, lanes: &'a [u16]) -> BoxFuture<'a, Result<Vec<(u16, Parked)>>> {
+        Box::pin(async move {
+            let mut parked = Vec::new();
+            for lane in lanes {
+                let rows = sqlx::query(PARKED).bind(lane).fetch_all(&self.pool).await;
+                let of_lane: sqlx::Result<Vec<_>> = rows.and_then(|rows| rows.iter().map(parked_key).collect());
+                let of_lane = of_lane.map_err(failed("reading the parked keys"))?;
+                parked.extend(of_lane.into_iter().map(|parked| (*lane, parked)));
+            }
+            Ok(parked)
+        })
+    }
+
+    fn held<'a>(&'a self, lane: u16, key: &'a Bytes, limit: u32) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
+        Box::pin(async move {
+            let statement = sqlx::query(HELD).bind(lane).bind(String::from_utf8_lossy(key)).bind(limit);
+            let held = |row: &SqliteRow| {
+                Ok(HeldRow { row: stored_row(lane, row)?, definition_key: row.try_get("definition_key")? })
+            };
+            let rows = statement.fetch_all(&self.pool).await;
+            rows.and_then(|rows| rows.iter().map(held).collect()).map_err(failed("reading held rows"))
+        })
+    }
+
+    fn page<'a>(&'a self, holes: &'a [Hole], limits: Limits) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
             // Numbers have no gaps, and one that was drawn and rolled back is drawn again: none is ever proven dead.
             let mut page = Page { rows: Vec::new(), horizon: 0 };
@@ -240,7 +340,8 @@ impl Outbox for SqliteOutbox {
                         .bind(hole.lane)
                         .bind(hole.low)
                         .bind(hole.high)
-                        .bind(limit)
+                        .bind(limits.rows)
+                        .bind(limits.bytes)
                         .fetch_all(&mut *connection)
                         .await?;
                     for row in rows {
@@ -261,21 +362,10 @@ impl Outbox for SqliteOutbox {
             }
             let write = async {
                 let mut tx = self.pool.begin_with("begin immediate").await?;
-                for Progress { lane, epoch, settled } in progress {
-                    let row = sqlx::query("select published from tidings_lane where lane = ? and epoch = ?")
-                        .bind(lane)
-                        .bind(epoch)
-                        .fetch_optional(&mut *tx)
-                        .await?;
-                    let Some(row) = row else { continue };
-                    let mut published = set_of(&row, "published")?;
-                    published.extend(settled.iter().cloned());
-                    sqlx::query("update tidings_lane set published = ? where lane = ?")
-                        .bind(multirange::to_text(&published))
-                        .bind(lane)
-                        .execute(&mut *tx)
-                        .await?;
-                    lanes.push(*lane);
+                for progress in progress {
+                    if settle(&mut tx, progress).await? {
+                        lanes.push(progress.lane);
+                    }
                 }
                 tx.commit().await?;
                 Ok(Settled { lanes, mark: NEVER_PASSED })
@@ -285,16 +375,87 @@ impl Outbox for SqliteOutbox {
     }
 }
 
+/// Writes the progress of a lane down, if its lease still holds.
+async fn settle(connection: &mut SqliteConnection, progress: &Progress) -> sqlx::Result<bool> {
+    let Progress { lane, epoch, .. } = progress;
+    let row = sqlx::query("select published from tidings_lane where lane = ? and epoch = ?")
+        .bind(lane)
+        .bind(epoch)
+        .fetch_optional(&mut *connection)
+        .await?;
+    let Some(row) = row else { return Ok(false) };
+    let mut published = set_of(&row, "published")?;
+    published.extend(progress.settled.iter().cloned());
+    sqlx::query("update tidings_lane set published = ? where lane = ?")
+        .bind(multirange::to_text(&published))
+        .bind(lane)
+        .execute(&mut *connection)
+        .await?;
+    const HOLD: &str = "insert into tidings_held (lane, record_key, seq) values (?, ?, ?) on conflict do nothing";
+    const UNHOLD: &str = "delete from tidings_held where lane = ? and record_key = ? and seq = ?";
+    for (statement, rows) in [(HOLD, &progress.held), (UNHOLD, &progress.unheld)] {
+        for (key, number) in rows {
+            sqlx::query(statement)
+                .bind(lane)
+                .bind(String::from_utf8_lossy(key))
+                .bind(number)
+                .execute(&mut *connection)
+                .await?;
+        }
+    }
+    for parked in &progress.parked {
+        sqlx::query(PARK)
+            .bind(lane)
+            .bind(String::from_utf8_lossy(&parked.key))
+            .bind(parked.head)
+            .bind(parked.error_kind.as_str())
+            .bind(&parked.error)
+            .bind(parked.attempts)
+            .bind(seconds_of(parked.first_failure_at))
+            .bind(parked.retry_in.as_secs_f64())
+            .execute(&mut *connection)
+            .await?;
+    }
+    const OBEYED: &str = "update tidings_parked set command = null where lane = ? and record_key = ?";
+    const FREED: &str = "delete from tidings_parked where lane = ? and record_key = ?";
+    for (statement, keys) in [(OBEYED, &progress.obeyed), (FREED, &progress.freed)] {
+        for key in keys {
+            sqlx::query(statement).bind(lane).bind(String::from_utf8_lossy(key)).execute(&mut *connection).await?;
+        }
+    }
+    Ok(true)
+}
+
+fn parked_key(row: &SqliteRow) -> sqlx::Result<Parked> {
+    Ok(Parked {
+        key: row.try_get::<String, _>("record_key")?.into(),
+        head: row.try_get("head")?,
+        // One of a later version is as good as any.
+        error_kind: ErrorKind::named(row.try_get("error_kind")?).unwrap_or(ErrorKind::RecordRejected),
+        error: row.try_get("error")?,
+        attempts: row.try_get("attempts")?,
+        first_failure_at: time_of(row.try_get("first_failure_at")?),
+        retry_in: Duration::try_from_secs_f64(row.try_get("retry_in")?).unwrap_or_default(),
+        command: row.try_get::<Option<&str>, _>("command")?.and_then(Command::named),
+    })
+}
+
 fn stored_row(lane: u16, row: &SqliteRow) -> sqlx::Result<StoredRow> {
-    let key = bytes::Bytes::from(row.try_get::<String, _>("record_key")?);
-    let record = envelope::decode(
-        row.try_get("envelope_version")?,
-        row.try_get("topic")?,
-        key.clone(),
-        row.try_get("headers")?,
-        row.try_get("payload")?,
-    );
-    Ok(StoredRow { lane, sequence: row.try_get("seq")?, key, record })
+    let key = Bytes::from(row.try_get::<String, _>("record_key")?);
+    let (headers, payload): (Vec<u8>, Option<Vec<u8>>) = (row.try_get("headers")?, row.try_get("payload")?);
+    Ok(StoredRow {
+        lane,
+        sequence: row.try_get("seq")?,
+        bytes: headers.len() + payload.as_ref().map_or(0, Vec::len),
+        record: envelope::decode(
+            row.try_get("envelope_version")?,
+            row.try_get("topic")?,
+            key.clone(),
+            headers,
+            payload,
+        ),
+        key,
+    })
 }
 
 #[cfg(test)]
@@ -328,7 +489,7 @@ mod tests {
                 // Many holes that show nothing, so that reading them takes a while.
                 let single = |number| Hole { lane: 0, low: number, high: number + 1 };
                 let holes: Vec<_> = (0..40).map(|ahead| single(next + ahead)).collect();
-                let page = outbox.page(&holes, 10).await.unwrap();
+                let page = outbox.page(&holes, Limits { rows: 10, bytes: u32::MAX }).await.unwrap();
                 let numbers: Vec<_> = page.rows.iter().map(|row| row.sequence).collect();
                 let count = i64::try_from(numbers.len()).unwrap();
                 assert_eq!(

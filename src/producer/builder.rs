@@ -6,7 +6,7 @@ use std::sync::{Arc, RwLock};
 use super::fallback::Fallback;
 use uuid::Uuid;
 
-use super::{Client, Connect, DeadLetters, Producer, Role, Shared, Times, Transports};
+use super::{Client, Connect, Producer, Role, Shared, Times, Transports};
 use crate::breaker::Breaker;
 use crate::catalog::Catalog;
 use crate::catalog::compiled::{CompiledCatalog, Settings};
@@ -16,6 +16,7 @@ use crate::in_flight::InFlight;
 use crate::naming::Naming;
 use crate::outbox::Outbox;
 use crate::transport::Transport;
+use crate::wire::dead_letter::DeadLetters;
 
 /// Makes a [`Producer`]; from [`Producer::builder`].
 #[derive(Debug)]
@@ -95,7 +96,11 @@ impl ProducerBuilder {
             fallback,
             times,
             id: Uuid::now_v7(),
-            dead_letters: DeadLetters { prefix: config.dead_letter_prefix, max_bytes: config.max_record_bytes },
+            dead_letters: Arc::new(DeadLetters {
+                prefix: config.dead_letter_prefix,
+                style: config.header_style,
+                max_bytes: config.max_record_bytes,
+            }),
             closed: AtomicBool::new(false),
             running: InFlight::default(),
         })))

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Client, DeadLetters, Producer, Shared};
+use super::{Client, Producer, Shared};
 use crate::catalog::compiled::Resolved;
 use crate::emitter::noop::closed;
 use crate::emitter::{Outcome, Receipt, StoredReason};
@@ -84,29 +84,23 @@ impl Shared {
     /// was done.
     async fn bury(&self, resolved: Resolved, error: Error) -> Error {
         if resolved.policy.dlq() == DlqMode::OnRoutableFailure && error.kind().is_dead_letter() {
-            let letter = DeadLetter::new(&resolved.record, &error, 0, Utc::now(), self.id.to_string());
-            match self.publish_dead_letter(&letter, &resolved).await {
+            let (record, topic, how) = (&resolved.record, &resolved.dlq_topic, &self.dead_letters);
+            let deadline = Instant::now() + self.times.direct;
+            let mut letter = DeadLetter::new(record, &error, 0, Utc::now(), self.id.to_string(), how.style);
+            let mut sent = self.publish(&letter.record(record, topic, how), deadline).await;
+            let too_large = sent.as_ref().is_err_and(|dead| dead.kind() == ErrorKind::TooLarge);
+            if too_large && letter.omitted_payload_bytes.is_none() {
+                // The dead-letter topic may take less than the settings allow.
+                sent = self.publish(&letter.record_without_payload(record, topic, how), deadline).await;
+            }
+            match sent {
                 Ok(_) => return error.with_event_id(resolved.id).into_dead_lettered(),
                 Err(dead) => {
-                    tracing::error!(error = %dead, topic = %resolved.dlq_topic, event_id = %resolved.id, "a dead letter was not sent");
+                    tracing::error!(error = %dead, %topic, event_id = %resolved.id, "a dead letter was not sent");
                 }
             }
         }
         error.with_event_id(resolved.id)
-    }
-
-    async fn publish_dead_letter(&self, letter: &DeadLetter, resolved: &Resolved) -> Result<Delivery> {
-        let DeadLetters { prefix, max_bytes } = &self.dead_letters;
-        let (record, topic) = (&resolved.record, &resolved.dlq_topic);
-        let deadline = Instant::now() + self.times.direct;
-        let whole = letter.record(record, topic, prefix, *max_bytes);
-        match self.publish(&whole, deadline).await {
-            // The topic may take less than the client does.
-            Err(error) if error.kind() == ErrorKind::TooLarge => {
-                self.publish(&letter.record_without_payload(record, topic, prefix), deadline).await
-            }
-            published => published,
-        }
     }
 
     /// Publishes a record, and waits for its acknowledgement until `deadline`.

@@ -292,7 +292,7 @@ impl Lane {
         let parked = Parked {
             key: key.clone(),
             head,
-            error_kind: fault.kind.as_str().to_owned(),
+            error_kind: fault.kind,
             error: fault.text,
             attempts,
             first_failure_at: same.map_or(fault.at, |before| before.first_failure_at),

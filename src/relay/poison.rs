@@ -6,19 +6,17 @@ use std::sync::Arc;
 use crate::outbox::{Command, HeldRow, Parked};
 use crate::policy::PoisonMode;
 use crate::transport::Record;
-use crate::wire::DeadLetter;
+use crate::wire::dead_letter::{DeadLetter, DeadLetters, error_class};
 
 /// How often an event is tried before its policy decides what becomes of it: a topic may be on its way, or a permission.
 const ATTEMPTS: u32 = 3;
 
 /// The policies of the definitions, and how dead letters are written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Poison {
     /// By definition key. An event of another definition waits for an operator.
     pub(crate) definitions: HashMap<Arc<str>, (PoisonMode, Arc<str>)>,
-    /// What the headers of a dead letter begin with.
-    pub(crate) prefix: String,
-    pub(crate) max_bytes: usize,
+    pub(crate) dead_letters: Arc<DeadLetters>,
     pub(crate) producer_id: String,
 }
 
@@ -48,8 +46,9 @@ impl Poison {
         match (mode, &row.row.record) {
             (PoisonMode::Skip, _) => Verdict::Skip,
             (PoisonMode::DeadLetter, Ok(record)) => {
-                let topic = definition.map_or_else(|| format!("{}.dlq", record.topic).into(), |(_, topic)| Arc::clone(topic));
-                Verdict::DeadLetter(self.letter(parked, record).record(record, &topic, &self.prefix, self.max_bytes))
+                let topic =
+                    definition.map_or_else(|| format!("{}.dlq", record.topic).into(), |(_, topic)| Arc::clone(topic));
+                Verdict::DeadLetter(self.letter(parked, record).record(record, &topic, &self.dead_letters))
             }
             _ => Verdict::Deliver,
         }
@@ -58,7 +57,7 @@ impl Poison {
     fn letter(&self, parked: &Parked, record: &Record) -> DeadLetter {
         DeadLetter {
             source_topic: record.topic.to_string(),
-            error_class: parked.error_kind.clone(),
+            error_class: error_class(parked.error_kind, self.dead_letters.style).to_owned(),
             error_message: parked.error.clone(),
             retry_count: parked.attempts.saturating_sub(1),
             first_failure_at: parked.first_failure_at,

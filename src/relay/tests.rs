@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,18 +8,33 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::error::Error;
-use crate::outbox::{Head, Row, Settled};
+use crate::outbox::{Head, HeldRow, Progress, Row, Settled};
+use crate::policy::PoisonMode;
 use crate::transport::Record;
 use crate::transport::memory::MemoryTransport;
 use crate::tx::Tx;
-use crate::wire::Headers;
+use crate::wire::dead_letter::{DeadLetter, DeadLetters};
+use crate::wire::{DEAD_LETTER_PREFIX, HeaderStyle, Headers};
+
+const ROW_BYTES: u32 = 100;
+
+fn row(sequence: i64, key: Bytes) -> StoredRow {
+    let payload = Some(Bytes::from(sequence.to_string()));
+    let record = Record { topic: "t".into(), key: key.clone(), headers: Headers::default(), payload };
+    StoredRow { lane: 0, sequence, key, record: Ok(record), bytes: ROW_BYTES.try_into().unwrap() }
+}
 
 /// A log of one lane in memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct FakeOutbox {
     rows: Mutex<BTreeMap<i64, String>>,
     settled: Mutex<RangeSet<i64>>,
     epoch: Mutex<i64>,
+    held: Mutex<BTreeSet<(Bytes, i64)>>,
+    parked: Mutex<BTreeMap<Bytes, Parked>>,
+    poison: Mutex<PoisonMode>,
+    /// Whether another relay wants the lane.
+    wanted_elsewhere: AtomicBool,
     refuses: AtomicBool,
     refuses_progress: AtomicBool,
 }
@@ -27,7 +42,17 @@ struct FakeOutbox {
 impl FakeOutbox {
     fn new(numbers: impl IntoIterator<Item = i64>, settled: RangeSet<i64>) -> Arc<Self> {
         let rows = numbers.into_iter().map(|number| (number, "key".to_owned())).collect();
-        Arc::new(Self { rows: Mutex::new(rows), settled: Mutex::new(settled), ..Self::default() })
+        Arc::new(Self {
+            rows: Mutex::new(rows),
+            settled: Mutex::new(settled),
+            held: Mutex::default(),
+            parked: Mutex::default(),
+            poison: Mutex::new(PoisonMode::Block),
+            epoch: Mutex::default(),
+            wanted_elsewhere: AtomicBool::new(false),
+            refuses: AtomicBool::new(false),
+            refuses_progress: AtomicBool::new(false),
+        })
     }
 
     fn answer<T: Send + 'static>(&self, answer: T) -> BoxFuture<'static, Result<T>> {
@@ -58,23 +83,38 @@ impl Outbox for FakeOutbox {
         self.answer(vec![Head { last, floor: 1 }])
     }
 
-    fn lease(&self, _: Uuid, _: Duration) -> BoxFuture<'_, Result<Vec<Lease>>> {
+    fn lease(&self, _: Uuid, _: Duration) -> BoxFuture<'_, Result<Leases>> {
         let settled = self.settled.lock().unwrap().clone();
-        self.answer(vec![Lease { lane: 0, epoch: *self.epoch.lock().unwrap(), settled }])
+        let last = self.rows.lock().unwrap().keys().last().copied().unwrap_or(0);
+        let keep = !self.wanted_elsewhere.load(Ordering::SeqCst);
+        let lease = Lease { lane: 0, epoch: *self.epoch.lock().unwrap(), settled, last, keep };
+        self.answer(Leases { leases: vec![lease], share: 1 })
     }
 
-    fn release(&self, _: Uuid) -> BoxFuture<'_, Result<()>> {
+    fn release<'a>(&'a self, _: Uuid, lanes: &'a [u16], _: bool) -> BoxFuture<'a, Result<()>> {
+        if !lanes.is_empty() {
+            *self.epoch.lock().unwrap() += 1;
+            self.wanted_elsewhere.store(false, Ordering::SeqCst);
+        }
         self.answer(())
     }
 
-    fn page<'a>(&'a self, holes: &'a [Hole], limit: u32) -> BoxFuture<'a, Result<Page>> {
+    fn parked<'a>(&'a self, _: &'a [u16]) -> BoxFuture<'a, Result<Vec<(u16, Parked)>>> {
+        self.answer(self.parked.lock().unwrap().values().map(|parked| (0, parked.clone())).collect())
+    }
+
+    fn held<'a>(&'a self, _: u16, key: &'a Bytes, limit: u32) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
+        let held = self.held.lock().unwrap();
+        let of_key = held.iter().filter(|(held, _)| held == key).take(limit.try_into().unwrap());
+        let row = |number: i64| HeldRow { row: row(number, key.clone()), definition_key: "d".into() };
+        self.answer(of_key.map(|(_, number)| row(*number)).collect())
+    }
+
+    fn page<'a>(&'a self, holes: &'a [Hole], limits: Limits) -> BoxFuture<'a, Result<Page>> {
         let rows = self.rows.lock().unwrap();
-        let of_hole = |hole: &Hole| rows.range(hole.low..hole.high).take(limit.try_into().unwrap()).collect::<Vec<_>>();
-        let found = holes.iter().flat_map(of_hole).map(|(number, key)| {
-            let (key, payload) = (Bytes::from(key.clone()), Some(Bytes::from(number.to_string())));
-            let record = Record { topic: "t".into(), key: key.clone(), headers: Headers::default(), payload };
-            StoredRow { lane: 0, sequence: *number, key, record: Ok(record) }
-        });
+        let limit = limits.rows.min(limits.bytes.div_ceil(ROW_BYTES)).try_into().unwrap();
+        let of_hole = |hole: &Hole| rows.range(hole.low..hole.high).take(limit).collect::<Vec<_>>();
+        let found = holes.iter().flat_map(of_hole).map(|(number, key)| row(*number, Bytes::from(key.clone())));
         self.answer(Page { rows: found.collect(), horizon: u64::MAX })
     }
 
@@ -87,6 +127,11 @@ impl Outbox for FakeOutbox {
         if !self.refuses.load(Ordering::SeqCst) {
             for progress in &held {
                 self.settled.lock().unwrap().extend(progress.settled.iter().cloned());
+                self.held.lock().unwrap().extend(progress.held.iter().cloned());
+                self.held.lock().unwrap().retain(|row| !progress.unheld.contains(row));
+                let mut parked = self.parked.lock().unwrap();
+                parked.extend(progress.parked.iter().map(|parked| (parked.key.clone(), parked.clone())));
+                parked.retain(|key, _| !progress.freed.contains(key));
             }
         }
         self.answer(Settled { lanes: held.iter().map(|progress| progress.lane).collect(), mark: 1 })
@@ -97,7 +142,14 @@ impl Outbox for FakeOutbox {
 async fn relay(outbox: &Arc<FakeOutbox>, transport: &Arc<MemoryTransport>, done: impl AsyncFnOnce()) {
     let fallback = Arc::new(Fallback::open(Arc::clone(outbox) as Arc<dyn Outbox>).await.unwrap());
     let transport = Arc::clone(transport) as Arc<dyn Transport>;
-    let relay = Relay::new(Arc::clone(outbox) as Arc<dyn Outbox>, Transports::fixed(transport), fallback).unwrap();
+    let dead_letters = DeadLetters { prefix: DEAD_LETTER_PREFIX.into(), style: HeaderStyle::Binding, max_bytes: 1_000 };
+    let poison = Poison {
+        definitions: [("d".into(), (*outbox.poison.lock().unwrap(), "dead".into()))].into(),
+        dead_letters: Arc::new(dead_letters),
+        producer_id: "p".into(),
+    };
+    let outbox = Arc::clone(outbox) as Arc<dyn Outbox>;
+    let relay = Relay::new(outbox, Transports::fixed(transport), fallback, Arc::new(poison)).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let run = relay.run(async { drop(stopped.await) });
     let stop = async {
@@ -191,4 +243,82 @@ async fn a_transport_that_is_down_holds_everything_and_loses_nothing() {
     })
     .await;
     assert_eq!(numbers(&transport), (1..50).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_beyond_the_bytes_of_a_page_are_read_with_the_next_one() {
+    let outbox = FakeOutbox::new(1..2_000, RangeSet::new());
+    let transport = Arc::new(MemoryTransport::default());
+    relay(&outbox, &transport, async || until(|| transport.records().len() == 1_999).await).await;
+    assert_eq!(numbers(&transport), (1..2_000).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_event_parks_its_key_for_good_and_other_keys_go_on() {
+    let outbox = FakeOutbox::new([], RangeSet::new());
+    let keys = (1..4_000).map(|number| (number, if number % 2 == 0 { "refused" } else { "key" }.to_owned()));
+    outbox.rows.lock().unwrap().extend(keys);
+    let transport = Arc::new(MemoryTransport::default());
+    transport.refuse_key("refused");
+    relay(&outbox, &transport, async || {
+        until(|| transport.records().len() == 2_000).await;
+        until(|| outbox.held.lock().unwrap().len() == 1_999).await;
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let parked = outbox.parked.lock().unwrap()[&Bytes::from("refused")].clone();
+        assert!(parked.head == 2 && parked.attempts > 3, "{parked:?}");
+    })
+    .await;
+    // Another relay, which has to know it.
+    relay(&outbox, &transport, async || {
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(transport.records().len(), 2_000);
+        transport.accept_all_keys();
+        until(|| transport.records().len() == 3_999).await;
+        until(|| outbox.parked.lock().unwrap().is_empty() && outbox.held.lock().unwrap().is_empty()).await;
+    })
+    .await;
+    let evens: Vec<_> = numbers(&transport).into_iter().filter(|number| number % 2 == 0).collect();
+    assert_eq!(evens, (1..2_000).map(|half| 2 * half).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_three_attempts_the_policy_decides() {
+    for (mode, expected) in [(PoisonMode::Skip, vec![3]), (PoisonMode::DeadLetter, vec![1, 2, 3])] {
+        let outbox = FakeOutbox::new([1, 2, 3], RangeSet::new());
+        *outbox.poison.lock().unwrap() = mode;
+        let transport = Arc::new(MemoryTransport::default());
+        transport.refuse_topic_once_for(["1", "2"]);
+        relay(&outbox, &transport, async || {
+            until(|| outbox.settled.lock().unwrap().contains(&3) && outbox.parked.lock().unwrap().is_empty()).await;
+        })
+        .await;
+        assert_eq!(numbers(&transport), expected);
+        for record in transport.records().iter().filter(|record| &*record.topic == "dead") {
+            let letter = DeadLetter::read(record.headers.iter(), DEAD_LETTER_PREFIX).unwrap();
+            assert_eq!((&*letter.source_topic, &*letter.error_class, letter.retry_count), ("t", "record_rejected", 2));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_another_relay_is_to_have_is_handed_over_and_nothing_of_it_is_sent_twice() {
+    let outbox = FakeOutbox::new(1..100, RangeSet::new());
+    let transport = Arc::new(MemoryTransport::default());
+    relay(&outbox, &transport, async || {
+        until(|| transport.records().len() == 99).await;
+        outbox.wanted_elsewhere.store(true, Ordering::SeqCst);
+        until(|| *outbox.epoch.lock().unwrap() == 1).await;
+        outbox.rows.lock().unwrap().extend((100..200).map(|number| (number, "key".to_owned())));
+        until(|| transport.records().len() == 199).await;
+    })
+    .await;
+    assert_eq!(numbers(&transport), (1..200).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_whose_numbers_have_gone_back_is_left_alone() {
+    let outbox = FakeOutbox::new(1..3, RangeSet::from_iter([1..50]));
+    let transport = Arc::new(MemoryTransport::default());
+    relay(&outbox, &transport, async || tokio::time::sleep(Duration::from_secs(60)).await).await;
+    assert_eq!(transport.records(), []);
 }

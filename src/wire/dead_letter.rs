@@ -5,9 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-use super::Headers;
+use super::{HeaderStyle, Headers};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::extension::time_text;
 use crate::sanitize::{cut, sanitize};
 use crate::transport::Record;
 
@@ -17,13 +16,25 @@ pub const DEAD_LETTER_PREFIX: &str = "x-tidings-dlq-";
 /// How long the text of the error may be.
 const MAX_MESSAGE_BYTES: usize = 4096;
 
+/// How the headers of a dead letter begin when they are those of lib-streaming.
+pub(crate) const LIB_STREAMING_PREFIX: &str = "x-lerian-dlq-";
+
+/// How dead letters are written.
+#[derive(Debug)]
+pub(crate) struct DeadLetters {
+    pub(crate) prefix: String,
+    pub(crate) style: HeaderStyle,
+    /// Where a dead letter would be larger, its payload is left out.
+    pub(crate) max_bytes: usize,
+}
+
 /// Why an event is dead, and since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetter {
     /// The topic for which the event was meant: header `source-topic`.
     pub source_topic: String,
-    /// The [kind](ErrorKind::as_str) of the error: `error-class`.
+    /// The [kind](ErrorKind::as_str) of the error: `error-class`. With [`HeaderStyle::Dash`] it is a class of lib-streaming's.
     pub error_class: String,
     /// The text of the error, without credentials, of 4 KiB at most: `error-message`.
     pub error_message: String,
@@ -44,10 +55,11 @@ impl DeadLetter {
         retry_count: u32,
         first_failure_at: DateTime<Utc>,
         producer_id: String,
+        style: HeaderStyle,
     ) -> Self {
         Self {
             source_topic: record.topic.to_string(),
-            error_class: error.kind().as_str().to_owned(),
+            error_class: error_class(error.kind(), style).to_owned(),
             error_message: cut(&sanitize(&error.to_string_with_causes()), MAX_MESSAGE_BYTES).into_owned(),
             retry_count,
             first_failure_at,
@@ -56,30 +68,29 @@ impl DeadLetter {
         }
     }
 
-    /// The dead letter of `record`: its key, headers and value, and these headers behind them. Where that is larger than
-    /// `max_bytes`, without the value.
-    pub(crate) fn record(&self, record: &Record, topic: &Arc<str>, prefix: &str, max_bytes: usize) -> Record {
-        let headers = self.headers(&record.headers, prefix);
-        let payload = record.payload.clone();
-        let whole = Record { topic: Arc::clone(topic), key: record.key.clone(), headers, payload };
-        if whole.wire_bytes() <= max_bytes { whole } else { self.record_without_payload(record, topic, prefix) }
+    /// The dead letter of `record`: its key, headers and value, and these headers behind them. Where that is too large,
+    /// without the value.
+    pub(crate) fn record(&mut self, record: &Record, topic: &Arc<str>, how: &DeadLetters) -> Record {
+        let headers = self.headers(&record.headers, how);
+        let whole = Record { topic: Arc::clone(topic), headers, ..record.clone() };
+        if whole.wire_bytes() <= how.max_bytes { whole } else { self.record_without_payload(record, topic, how) }
     }
 
-    /// The dead letter of `record` with headers that say how large its value was.
-    pub(crate) fn record_without_payload(&self, record: &Record, topic: &Arc<str>, prefix: &str) -> Record {
-        let omitted_payload_bytes = Some(record.payload.as_ref().map_or(0, Bytes::len));
-        let headers = Self { omitted_payload_bytes, ..self.clone() }.headers(&record.headers, prefix);
+    /// The dead letter of `record` without its value, which its headers say.
+    pub(crate) fn record_without_payload(&mut self, record: &Record, topic: &Arc<str>, how: &DeadLetters) -> Record {
+        self.omitted_payload_bytes = Some(record.payload.as_ref().map_or(0, Bytes::len));
+        let headers = self.headers(&record.headers, how);
         Record { topic: Arc::clone(topic), key: record.key.clone(), headers, payload: Some(Bytes::new()) }
     }
 
-    fn headers(&self, of_event: &Headers, prefix: &str) -> Headers {
+    fn headers(&self, of_event: &Headers, DeadLetters { prefix, style, .. }: &DeadLetters) -> Headers {
         let mut headers = of_event.with_room(512 + self.error_message.len());
         for (name, value) in [
             ("source-topic", &*self.source_topic),
             ("error-class", &self.error_class),
             ("error-message", &self.error_message),
             ("retry-count", &self.retry_count.to_string()),
-            ("first-failure-at", &time_text(&self.first_failure_at)),
+            ("first-failure-at", &style.time_text(&self.first_failure_at)),
             ("producer-id", &self.producer_id),
         ] {
             headers.push_prefixed(prefix, name, value.as_bytes());
@@ -139,6 +150,17 @@ impl DeadLetter {
     }
 }
 
+/// What the headers call an error of this kind. lib-streaming has classes of its own, and none for what never goes to a
+/// dead-letter topic.
+pub(crate) fn error_class(kind: ErrorKind, style: HeaderStyle) -> &'static str {
+    match (style, kind) {
+        (HeaderStyle::Dash, ErrorKind::TooLarge | ErrorKind::RecordRejected) => "serialization_error",
+        (HeaderStyle::Dash, ErrorKind::Unauthorized) => "auth_error",
+        (HeaderStyle::Dash, ErrorKind::UnknownTopic) => "topic_not_found",
+        _ => kind.as_str(),
+    }
+}
+
 fn fault(prefix: &str, name: &str) -> Error {
     Error::new(
         ErrorKind::InvalidEvent,
@@ -161,12 +183,23 @@ mod tests {
     fn letter(message: &str) -> DeadLetter {
         let error = Error::new(ErrorKind::RecordRejected, message.to_owned())
             .with_source(std::io::Error::other("password=hunter2"));
-        DeadLetter::new(&record(b""), &error, 3, DateTime::from_timestamp(1_772_353_230, 0).unwrap(), "p-1".into())
+        DeadLetter::new(
+            &record(b""),
+            &error,
+            3,
+            DateTime::from_timestamp(1_772_353_230, 0).unwrap(),
+            "p-1".into(),
+            HeaderStyle::Binding,
+        )
+    }
+
+    fn how(max_bytes: usize) -> DeadLetters {
+        DeadLetters { prefix: DEAD_LETTER_PREFIX.into(), style: HeaderStyle::Binding, max_bytes }
     }
 
     #[test]
     fn a_dead_letter_is_the_record_with_the_reasons_behind_its_headers() {
-        let dead = letter("refused").record(&record(b"{}"), &"shop.order.dlq".into(), DEAD_LETTER_PREFIX, 1000);
+        let dead = letter("refused").record(&record(b"{}"), &"shop.order.dlq".into(), &how(1000));
         assert_eq!(
             (&*dead.topic, &dead.key[..], dead.payload.as_deref()),
             ("shop.order.dlq", &b"k"[..], Some(&b"{}"[..]))
@@ -185,15 +218,37 @@ mod tests {
 
     #[test]
     fn a_dead_letter_that_would_be_too_large_is_sent_without_the_payload() {
-        let dead = letter("refused").record(&record(&[b'x'; 2000]), &"dlq".into(), DEAD_LETTER_PREFIX, 1500);
+        let dead = letter("refused").record(&record(&[b'x'; 2000]), &"dlq".into(), &how(1500));
         assert_eq!(dead.payload, Some(Bytes::new()), "not a tombstone");
         let read = DeadLetter::read(dead.headers.iter(), DEAD_LETTER_PREFIX).unwrap();
         assert_eq!(read.omitted_payload_bytes, Some(2000));
     }
 
     #[test]
+    fn the_dash_style_has_the_classes_of_lib_streaming_and_times_as_go_writes_them() {
+        for (kind, class) in [
+            (ErrorKind::TooLarge, "serialization_error"),
+            (ErrorKind::RecordRejected, "serialization_error"),
+            (ErrorKind::Unauthorized, "auth_error"),
+            (ErrorKind::UnknownTopic, "topic_not_found"),
+        ] {
+            assert!(kind.is_dead_letter());
+            assert_eq!(error_class(kind, HeaderStyle::Dash), class);
+            assert_eq!(error_class(kind, HeaderStyle::Binding), kind.as_str());
+        }
+        let mut letter = letter("refused");
+        for (nanos, text) in [(0, "08:20:30Z"), (120_000_000, "08:20:30.12Z"), (1_000, "08:20:30.000001Z")] {
+            letter.first_failure_at = DateTime::from_timestamp(1_772_353_230, nanos).unwrap();
+            let how = DeadLetters { style: HeaderStyle::Dash, ..how(1000) };
+            let headers = letter.headers(&Headers::default(), &how);
+            let time = headers.get("x-tidings-dlq-first-failure-at").unwrap();
+            assert_eq!(std::str::from_utf8(time).unwrap(), format!("2026-03-01T{text}"));
+        }
+    }
+
+    #[test]
     fn a_missing_or_unreadable_header_is_named() {
-        let dead = letter("refused").record(&record(b""), &"dlq".into(), DEAD_LETTER_PREFIX, 1500);
+        let dead = letter("refused").record(&record(b""), &"dlq".into(), &how(1500));
         for name in ["source-topic", "error-class", "error-message", "retry-count", "first-failure-at", "producer-id"] {
             let full = format!("{DEAD_LETTER_PREFIX}{name}");
             let rest = dead.headers.iter().filter(|(other, _)| *other != full);
@@ -210,8 +265,9 @@ mod tests {
             let mut letter = letter(&message);
             letter.retry_count = count;
             prop_assert!(letter.error_message.len() <= MAX_MESSAGE_BYTES);
-            let dead = letter.clone().record(&record(b"{}"), &"dlq".into(), &prefix, 100_000);
-            prop_assert_eq!(DeadLetter::read(dead.headers.iter(), &prefix).unwrap(), letter);
+            let how = DeadLetters { prefix, ..how(100_000) };
+            let dead = letter.record(&record(b"{}"), &"dlq".into(), &how);
+            prop_assert_eq!(DeadLetter::read(dead.headers.iter(), &how.prefix).unwrap(), letter);
         }
 
         #[test]

@@ -16,9 +16,29 @@ pub enum HeaderStyle {
     /// `ce_id`, `content-type`: the CloudEvents Kafka binding, which every SDK reads.
     #[default]
     Binding,
-    /// `ce-id`, `ce-datacontenttype`: what lib-streaming writes and reads. No CloudEvents SDK knows it.
+    /// `ce-id`, `ce-datacontenttype`: what lib-streaming writes and reads, byte for byte, in dead letters too. No
+    /// CloudEvents SDK knows it.
     Dash,
 }
+
+impl HeaderStyle {
+    /// A time as the headers have it.
+    pub(super) fn time_text(self, time: &DateTime<Utc>) -> String {
+        match self {
+            Self::Binding => time_text(time),
+            // Go's RFC3339Nano, without the zeros at the end of the fraction.
+            Self::Dash => {
+                let text = time.to_rfc3339_opts(SecondsFormat::Nanos, true);
+                let text = text.trim_end_matches('Z').trim_end_matches('0').trim_end_matches('.');
+                format!("{text}Z")
+            }
+        }
+    }
+}
+
+/// The extension attributes that lib-streaming writes as headers of their own, without a prefix, behind all others and in
+/// this order.
+const TRACE_CONTEXT: [&str; 2] = ["traceparent", "tracestate"];
 
 /// The content type of a record in structured mode.
 const STRUCTURED: &[u8] = b"application/cloudevents+json; charset=utf-8";
@@ -71,28 +91,22 @@ impl Encoder {
         let room = 160 + texts.into_iter().flatten().map(str::len).sum::<usize>() + 64 * event.extensions.len();
         let mut headers = self.constant.with_room(room);
         event.id.with_str(|id| push(&mut headers, self.style, "id", id));
-        push(&mut headers, self.style, "time", &self.time(&event.time));
+        push(&mut headers, self.style, "time", &self.style.time_text(&event.time));
         for (name, text) in [("subject", event.subject.as_deref()), ("tenantid", event.tenant.as_deref())] {
             if let Some(text) = text {
                 push(&mut headers, self.style, name, text);
             }
         }
-        for (name, value) in event.extensions.iter() {
+        let is_last = |name: &str| self.style == HeaderStyle::Dash && TRACE_CONTEXT.contains(&name);
+        for (name, value) in event.extensions.iter().filter(|(name, _)| !is_last(name)) {
             push(&mut headers, self.style, name, &value.to_text());
         }
-        headers
-    }
-
-    fn time(&self, time: &DateTime<Utc>) -> String {
-        match self.style {
-            HeaderStyle::Binding => time_text(time),
-            // Go's RFC3339Nano, without the zeros at the end of the fraction.
-            HeaderStyle::Dash => {
-                let text = time.to_rfc3339_opts(SecondsFormat::Nanos, true);
-                let text = text.trim_end_matches('Z').trim_end_matches('0').trim_end_matches('.');
-                format!("{text}Z")
+        for name in TRACE_CONTEXT.into_iter().filter(|name| is_last(name)) {
+            if let Some(value) = event.extensions.get(name) {
+                push(&mut headers, self.style, name, &value.to_text());
             }
         }
+        headers
     }
 
     /// The event in the JSON event format
@@ -152,6 +166,7 @@ fn push(headers: &mut Headers, style: HeaderStyle, attribute: &str, value: &str)
     match (style, attribute) {
         (HeaderStyle::Binding, "datacontenttype") => headers.push("content-type", value.as_bytes()),
         (HeaderStyle::Binding, _) => headers.push_prefixed("ce_", attribute, value.as_bytes()),
+        (HeaderStyle::Dash, _) if TRACE_CONTEXT.contains(&attribute) => headers.push(attribute, value.as_bytes()),
         (HeaderStyle::Dash, _) => headers.push_prefixed("ce-", attribute, value.as_bytes()),
     }
 }

@@ -16,6 +16,7 @@ mod checking;
 mod client;
 mod closing;
 mod direct;
+mod lib_streaming;
 mod mocks;
 mod order;
 mod outage;

@@ -1,4 +1,4 @@
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use proptest::prelude::*;
 use rangemap::RangeSet;
@@ -9,12 +9,60 @@ use crate::wire::Headers;
 fn row(sequence: i64, key: &str) -> StoredRow {
     let key = Bytes::copy_from_slice(key.as_bytes());
     let record = Record { topic: "t".into(), key: key.clone(), headers: Headers::default(), payload: None };
-    StoredRow { lane: 0, sequence, key, record: Ok(record) }
+    StoredRow { lane: 0, sequence, key, record: Ok(record), bytes: 10 }
+}
+
+fn outage() -> Error {
+    Error::new(ErrorKind::Timeout, "told to fail")
+}
+
+fn refusal() -> Error {
+    Error::new(ErrorKind::RecordRejected, "told to refuse")
+}
+
+/// A lane without anything.
+fn empty() -> Lane {
+    Lane::new(1, Cursor::new(RangeSet::new()), Vec::new(), Instant::now())
+}
+
+/// What is written down of a lane, and what is left of it when its relay is gone.
+#[derive(Debug, Default)]
+struct Written {
+    settled: RangeSet<i64>,
+    held: BTreeSet<(Bytes, i64)>,
+    parked: BTreeMap<Bytes, Parked>,
+}
+
+impl Written {
+    fn save(&mut self, lane: &mut Lane) {
+        let progress = lane.take_progress(0);
+        self.settled.extend(progress.settled);
+        self.held.extend(progress.held);
+        for row in progress.unheld {
+            assert!(self.held.remove(&row), "{row:?} was held");
+        }
+        for parked in progress.parked {
+            self.parked.insert(parked.key.clone(), parked);
+        }
+        for key in progress.freed {
+            assert!(self.parked.remove(&key).is_some(), "{key:?} was parked");
+        }
+    }
+
+    fn held_rows(&self, key: &Bytes, limit: usize) -> Vec<StoredRow> {
+        let of_key = self.held.iter().filter(|(held, _)| held == key).take(limit);
+        of_key.map(|(key, number)| row(*number, std::str::from_utf8(key).unwrap())).collect()
+    }
+
+    fn lane(&self) -> Lane {
+        let parked = self.parked.values().cloned().collect();
+        Lane::new(1, Cursor::new(self.settled.clone()), parked, Instant::now())
+    }
 }
 
 /// A lane with these keys' rows added, all in flight.
 fn lane(keys: &[&str]) -> Lane {
-    let mut lane = Lane::new(1, Cursor::new(RangeSet::new()));
+    let mut lane = empty();
     for (number, key) in (1..).zip(keys) {
         assert!(lane.add(row(number, key)));
     }
@@ -24,7 +72,7 @@ fn lane(keys: &[&str]) -> Lane {
 #[tokio::test(start_paused = true)]
 async fn a_failed_row_holds_its_key_and_no_other() {
     let mut lane = lane(&["a", "b"]);
-    lane.failed(1, Instant::now());
+    lane.failed(1, &outage(), Instant::now(), Utc::now());
     assert!(!lane.add(row(3, "a")), "behind the failed row");
     assert!(lane.add(row(4, "b")));
 }
@@ -33,14 +81,14 @@ async fn a_failed_row_holds_its_key_and_no_other() {
 async fn the_first_row_is_tried_alone_and_the_held_ones_follow_it() {
     let mut lane = lane(&["a"]);
     let now = Instant::now();
-    lane.failed(1, now);
+    lane.failed(1, &outage(), now, Utc::now());
     lane.add(row(2, "a"));
     lane.add(row(3, "a"));
     assert_eq!(lane.due(now), [0i64; 0], "it waits first");
     let later = now + FIRST_BACKOFF;
     assert_eq!(lane.due(later), [1]);
     assert_eq!(lane.due(later), [0i64; 0], "it is in flight");
-    assert_eq!(lane.delivered(1), [2, 3]);
+    assert_eq!(lane.delivered(1, Instant::now()), [2, 3]);
     assert!(lane.add(row(4, "a")), "the key is free again");
 }
 
@@ -48,16 +96,16 @@ async fn the_first_row_is_tried_alone_and_the_held_ones_follow_it() {
 async fn rows_in_flight_behind_a_failed_one_are_waited_for() {
     let mut lane = lane(&["a", "a", "a"]);
     let now = Instant::now();
-    lane.failed(1, now);
+    lane.failed(1, &outage(), now, Utc::now());
     let later = now + MAX_BACKOFF;
     assert_eq!(lane.due(later), [0i64; 0]);
-    assert_eq!(lane.delivered(2), [0i64; 0], "that 2 landed does not free 1");
+    assert_eq!(lane.delivered(2, Instant::now()), [0i64; 0], "that 2 landed does not free 1");
     assert_eq!(lane.due(later), [0i64; 0]);
-    lane.failed(3, later);
+    lane.failed(3, &outage(), later, Utc::now());
     let later = later + MAX_BACKOFF;
     assert_eq!(lane.due(later), [1]);
-    assert_eq!(lane.delivered(1), [3]);
-    assert_eq!(lane.delivered(3), [0i64; 0]);
+    assert_eq!(lane.delivered(1, Instant::now()), [3]);
+    assert_eq!(lane.delivered(3, Instant::now()), [0i64; 0]);
     assert_eq!((lane.cursor.floor(), lane.len()), (4, 0));
 }
 
@@ -65,12 +113,12 @@ async fn rows_in_flight_behind_a_failed_one_are_waited_for() {
 async fn each_failure_of_the_first_row_makes_the_key_wait_longer() {
     let mut lane = lane(&["a"]);
     let mut now = Instant::now();
-    lane.failed(1, now);
+    lane.failed(1, &outage(), now, Utc::now());
     for wait in [100, 200, 400, 800] {
         assert_eq!(lane.next_due(), Some(now + Duration::from_millis(wait)));
         now += Duration::from_millis(wait);
         assert_eq!(lane.due(now), [1]);
-        lane.failed(1, now);
+        lane.failed(1, &outage(), now, Utc::now());
     }
     assert_eq!(backoff(1000), MAX_BACKOFF);
 }
@@ -78,60 +126,189 @@ async fn each_failure_of_the_first_row_makes_the_key_wait_longer() {
 #[tokio::test(start_paused = true)]
 async fn what_is_said_of_a_row_that_is_not_there_changes_nothing() {
     let mut lane = lane(&["a"]);
-    assert_eq!(lane.delivered(7), [0i64; 0]);
-    assert_eq!(lane.failed(7, Instant::now()), 0);
+    assert_eq!(lane.delivered(7, Instant::now()), [0i64; 0]);
+    assert_eq!(lane.failed(7, &outage(), Instant::now(), Utc::now()), 0);
     assert_eq!((lane.len(), lane.next_due()), (1, None));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_row_that_is_refused_parks_its_key_and_leaves_the_memory() {
+    let mut lane = lane(&["a", "b", "a"]);
+    let now = Instant::now();
+    assert_eq!(lane.failed(1, &refusal(), now, Utc::now()), 1);
+    assert!(!lane.has_parked(), "3 is in flight still");
+    lane.delivered(3, now);
+    assert!(lane.has_parked());
+    assert!(!lane.add(row(4, "a")), "behind the parked one");
+    assert_eq!((lane.len(), lane.floor(), lane.cursor.floor()), (1, 1, 2));
+    let progress = lane.take_progress(7);
+    assert_eq!(progress.held, [("a".into(), 1), ("a".into(), 4)]);
+    assert_eq!((progress.parked[0].head, progress.parked[0].attempts), (1, 1));
+    assert_eq!(progress.parked[0].error, "told to refuse");
+    lane.delivered(2, now);
+    assert_eq!(lane.floor(), 1, "1 is not delivered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_held_row_is_tried_alone_then_the_others_and_then_the_key_is_free() {
+    let mut lane = lane(&["a"]);
+    let mut written = Written::default();
+    let now = Instant::now();
+    lane.failed(1, &refusal(), now, Utc::now());
+    for number in 2..5 {
+        lane.add(row(number, "a"));
+    }
+    written.save(&mut lane);
+    assert_eq!(lane.trial(now), None, "it waits first");
+    let later = now + FIRST_PARKED_BACKOFF;
+    let trial = lane.trial(later).unwrap();
+    assert_eq!((trial.limit, trial.parked.head), (1, 1));
+    assert_eq!(lane.retry(&trial.key, written.held_rows(&trial.key, trial.limit), trial.limit, later), [1]);
+    lane.delivered(1, later);
+    written.save(&mut lane);
+    let trial = lane.trial(later).unwrap();
+    assert_eq!(lane.retry(&trial.key, written.held_rows(&trial.key, trial.limit), trial.limit, later), [2, 3, 4]);
+    assert!(!lane.add(row(5, "a")), "behind the held ones");
+    for number in 2..5 {
+        lane.delivered(number, later);
+    }
+    written.save(&mut lane);
+    let trial = lane.trial(later).unwrap();
+    assert_eq!(lane.retry(&trial.key, written.held_rows(&trial.key, trial.limit), trial.limit, later), [5]);
+    lane.delivered(5, later);
+    assert!(lane.add(row(6, "a")), "the key is free again");
+    written.save(&mut lane);
+    assert!(written.held.is_empty() && written.parked.is_empty());
+    assert_eq!(lane.floor(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_refused_again_and_again_waits_longer_and_counts_its_attempts() {
+    let mut lane = lane(&["a"]);
+    let mut written = Written::default();
+    let (mut now, first) = (Instant::now(), Utc::now());
+    lane.failed(1, &refusal(), now, first);
+    for attempts in 1..20 {
+        written.save(&mut lane);
+        let parked = &written.parked[&Bytes::from("a")];
+        assert_eq!((parked.attempts, parked.first_failure_at), (attempts, first));
+        assert!(parked.retry_in <= MAX_PARKED_BACKOFF && parked.retry_in >= FIRST_PARKED_BACKOFF / 2);
+        now += parked.retry_in;
+        let trial = lane.trial(now).unwrap();
+        assert_eq!(lane.retry(&trial.key, written.held_rows(&trial.key, 1), 1, now), [1]);
+        lane.failed(1, &refusal(), now, Utc::now());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_no_attempt_of_a_parked_key() {
+    let mut lane = lane(&["a"]);
+    let mut written = Written::default();
+    let now = Instant::now();
+    lane.failed(1, &refusal(), now, Utc::now());
+    written.save(&mut lane);
+    let later = now + FIRST_PARKED_BACKOFF;
+    let trial = lane.trial(later).unwrap();
+    lane.retry(&trial.key, written.held_rows(&trial.key, 1), 1, later);
+    lane.failed(1, &outage(), later, Utc::now());
+    assert_eq!(lane.due(later + FIRST_BACKOFF), [1], "it is tried again from memory");
+    written.save(&mut lane);
+    assert_eq!(written.parked[&Bytes::from("a")].attempts, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_is_left_out_frees_those_behind_it() {
+    let mut lane = lane(&["a", "a"]);
+    let mut written = Written::default();
+    let now = Instant::now();
+    lane.failed(1, &refusal(), now, Utc::now());
+    lane.failed(2, &refusal(), now, Utc::now());
+    written.save(&mut lane);
+    lane.command(&"a".into(), 9, Command::Skip, now);
+    assert_eq!(lane.trial(now), None, "the command is for another row");
+    lane.command(&"a".into(), 1, Command::Skip, now);
+    let trial = lane.trial(now).unwrap();
+    assert_eq!(trial.parked.command, Some(Command::Skip));
+    lane.skip(&trial.key, 1, now);
+    written.save(&mut lane);
+    let trial = lane.trial(now).unwrap();
+    assert_eq!(trial.parked.command, None);
+    assert_eq!(lane.retry(&trial.key, written.held_rows(&trial.key, trial.limit), trial.limit, now), [2]);
+}
+
 proptest! {
-    /// A broker that takes what is submitted in order, but fails any attempt it likes, and lets a failed row's successors
-    /// land if they were in flight with it. Everything arrives, once; and what was never in flight together with a failed
-    /// row of its key arrives in order.
+    /// A broker that takes what is submitted in order, but fails or refuses any attempt it likes, and lets a failed row's
+    /// successors land if they were in flight with it; and relays that die. Everything arrives; and what was never in flight
+    /// together with a failed row of its key arrives in order.
     #[test]
     fn everything_arrives_and_no_row_is_submitted_past_a_failed_one(
-        keys in proptest::collection::vec(0u8..4, 1..60), verdicts in proptest::collection::vec(any::<bool>(), 0..80), window in 1usize..8,
+        keys in proptest::collection::vec(0u8..4, 1..60), verdicts in proptest::collection::vec(0u8..12, 0..120), window in 1usize..8,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let _guard = runtime.enter();
-        let mut lane = Lane::new(1, Cursor::new(RangeSet::new()));
+        let all: BTreeMap<_, _> = (1i64..).zip(keys.iter().map(|key| format!("k{key}"))).collect();
+        let (mut lane, mut written) = (empty(), Written::default());
         let mut now = Instant::now();
         let mut verdicts = verdicts.into_iter();
-        let mut unread: VecDeque<_> = (1i64..).zip(keys.iter().map(|key| format!("k{key}"))).collect();
-        let key_of: HashMap<i64, String> = unread.iter().cloned().collect();
+        let mut unread: VecDeque<_> = all.keys().copied().collect();
         let mut in_flight: VecDeque<i64> = VecDeque::new();
         let mut failed: HashSet<i64> = HashSet::new();
         let mut arrived: Vec<i64> = Vec::new();
         for _ in 0..100_000 {
-            while in_flight.len() < window && let Some((number, key)) = unread.pop_front() {
-                if lane.add(row(number, &key)) {
+            while in_flight.len() < window && let Some(number) = unread.pop_front() {
+                if lane.add(row(number, &all[&number])) {
                     in_flight.push_back(number);
                 }
             }
             in_flight.extend(lane.due(now));
+            if lane.next_trial().is_some_and(|due| due <= now) {
+                written.save(&mut lane);
+                let Trial { key, limit, .. } = lane.trial(now).unwrap();
+                in_flight.extend(lane.retry(&key, written.held_rows(&key, limit), limit, now));
+            }
             let Some(number) = in_flight.pop_front() else {
                 match lane.next_due() {
-                    Some(due) => { now = due; continue }
+                    Some(due) => { now = now.max(due); continue }
                     None => break,
                 }
             };
-            if verdicts.next().unwrap_or(true) {
-                failed.remove(&number);
-                arrived.push(number);
-                for released in lane.delivered(number) {
-                    let blocked = failed.iter().any(|other| *other < released && key_of[other] == key_of[&released]);
-                    prop_assert!(!blocked, "{released} was submitted past a failed row of its key");
-                    failed.remove(&released);
-                    in_flight.push_back(released);
+            if !lane.may_submit(number, now) {
+                continue;
+            }
+            match verdicts.next() {
+                Some(0..3) => {
+                    failed.insert(number);
+                    lane.failed(number, &outage(), now, Utc::now());
                 }
-            } else {
-                failed.insert(number);
-                lane.failed(number, now);
+                Some(3..6) => {
+                    failed.insert(number);
+                    lane.failed(number, &refusal(), now, Utc::now());
+                }
+                Some(6) => {
+                    // The relay dies. What it has not written down is done again.
+                    written.save(&mut lane);
+                    lane = written.lane();
+                    in_flight.clear();
+                    failed.clear();
+                    unread = all.keys().copied().filter(|number| !written.settled.contains(number)).collect();
+                }
+                _ => {
+                    failed.remove(&number);
+                    arrived.push(number);
+                    for released in lane.delivered(number, now) {
+                        let blocked = failed.iter().any(|other| *other < released && all[other] == all[&released]);
+                        prop_assert!(!blocked, "{released} was submitted past a failed row of its key");
+                        failed.remove(&released);
+                        in_flight.push_back(released);
+                    }
+                }
             }
         }
         prop_assert_eq!(lane.len(), 0);
-        let mut sorted = arrived.clone();
-        sorted.sort_unstable();
-        prop_assert_eq!(sorted, (1..=i64::try_from(keys.len()).unwrap()).collect::<Vec<_>>());
-        prop_assert_eq!(lane.cursor.floor(), i64::try_from(keys.len()).unwrap() + 1);
+        written.save(&mut lane);
+        prop_assert!(written.held.is_empty() && written.parked.is_empty(), "{written:?}");
+        let arrived: BTreeSet<_> = arrived.into_iter().collect();
+        prop_assert_eq!(arrived.into_iter().collect::<Vec<_>>(), all.keys().copied().collect::<Vec<_>>());
+        prop_assert_eq!(lane.floor(), i64::try_from(all.len()).unwrap() + 1);
     }
 }
