@@ -31,6 +31,9 @@ class Core:
 
     Message = core.KafkaMessage
 
+    def time(self, text):
+        return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
     def read(self, message):
         event = core.from_kafka_event(message)
         return event.get_attributes(), event.get_data()
@@ -44,6 +47,9 @@ class V1:
     """The interface of the releases 1.x. It leaves the data and the choice of the mode to its caller."""
 
     Message = v1.KafkaMessage
+
+    def time(self, text):
+        return text  # it takes times as they are on the wire
 
     def read(self, message):
         if is_structured(message.headers):
@@ -130,7 +136,7 @@ def write(api, brokers, topic):
     for line in sys.stdin:
         event = json.loads(line)
         try:
-            attributes = {name: attribute_in(value) for name, value in event["attributes"].items()}
+            attributes = {name: attribute_in(api, value) for name, value in event["attributes"].items()}
             message = api.write(event["mode"], attributes, data_in(event["data"]))
         except Exception as error:
             print_line({"error": f"{type(error).__name__}: {error}"})
@@ -143,12 +149,12 @@ def write(api, brokers, topic):
         sys.exit(f"not delivered: {failed or len(producer)}")
 
 
-def attribute_in(value):
+def attribute_in(api, value):
     if not isinstance(value, dict):
         return value
     ((kind, text),) = value.items()
     if kind == "timestamp":
-        return datetime.fromisoformat(text.replace("Z", "+00:00"))
+        return api.time(text)
     if kind == "binary":
         return base64.b64decode(text)
     return text  # the SDK has no type for URIs
