@@ -385,10 +385,13 @@ fn check_request(definition: &EventDefinition, request: &EmitRequest) -> Result<
         return Ok(());
     };
     if attribute::is_json(&definition.content_type) {
-        serde_json::from_slice::<serde::de::IgnoredAny>(payload).map_err(|source| {
+        let fault = || {
             let message = format!("the payload of `{}` is not JSON, as its content type says", definition.key);
-            Error::new(ErrorKind::InvalidPayload, message).with_source(source)
-        })?;
+            Error::new(ErrorKind::InvalidPayload, message)
+        };
+        // JSON is UTF-8, which a parser that throws its strings away does not look at.
+        let text = std::str::from_utf8(payload).map_err(|source| fault().with_source(source))?;
+        serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|source| fault().with_source(source))?;
     }
     Ok(())
 }
@@ -475,6 +478,14 @@ mod tests {
         assert_eq!(key(custom(""), bare().tenant("t")).0, "t");
         let by_subject = definition().with_partition_key(PartitionKey::Subject);
         assert_eq!(key(by_subject, bare().tenant("t").subject("s")).0, "s");
+    }
+
+    #[test]
+    fn a_payload_that_is_not_utf_8_is_not_json() {
+        for payload in [&b"\"\xff\""[..], b"{\"a\xc3\":1}", b"\"\xed\xa0\x80\""] {
+            let request = EmitRequest::new("order.created").payload(payload);
+            assert_eq!(accept(definition(), request).unwrap_err().kind(), ErrorKind::InvalidPayload, "{payload:?}");
+        }
     }
 
     #[test]
