@@ -231,6 +231,9 @@ impl EventDefinition {
             return Err(fault(format!("`{}` is not a semantic version such as 1.0.0", self.schema_version)));
         }
         self.extensions.check(ErrorKind::InvalidDefinition).map_err(|error| fault(error.to_string()))?;
+        if self.data_schema.as_deref().is_some_and(|schema| !attribute::is_uri_reference(schema)) {
+            return Err(fault("`data schema` is not a URI".into()));
+        }
         if !self.content_type.contains('/') {
             return Err(fault(format!("`{}` is not a media type such as application/json", self.content_type)));
         }
@@ -420,6 +423,7 @@ mod tests {
             definition().with_schema_version("one"),
             definition().with_content_type("json"),
             definition().with_data_schema(""),
+            definition().with_data_schema("https://schemas.example/\u{fc}"),
             definition().with_description("x".repeat(2049)),
         ] {
             assert_eq!(Catalog::new([bad.clone()]).unwrap_err().kind(), ErrorKind::InvalidDefinition, "{bad:?}");
