@@ -44,6 +44,11 @@ deny:
 test *args:
     scripts/test {{ args }}
 
+# writes anew what Apache Kafka's Java client makes of keys
+vectors:
+    scripts/strangers vectors >tests/vectors/murmur2.tsv.new
+    mv tests/vectors/murmur2.tsv.new tests/vectors/murmur2.tsv
+
 # builds the examples
 examples:
     cargo build --all-features --examples

@@ -232,6 +232,9 @@ impl EventDefinition {
             return Err(fault(format!("`{}` is not a semantic version such as 1.0.0", self.schema_version)));
         }
         self.extensions.check(ErrorKind::InvalidDefinition).map_err(|error| fault(error.to_string()))?;
+        if self.data_schema.as_deref().is_some_and(|schema| !attribute::is_uri_reference(schema)) {
+            return Err(fault("`data schema` is not a URI".into()));
+        }
         if !attribute::is_media_type(&self.content_type) {
             return Err(fault(format!("`{}` is not a media type such as application/json", self.content_type)));
         }

@@ -24,6 +24,7 @@ fn a_definition_that_breaks_a_rule_is_refused() {
         definition().with_content_type("text/plain\r\nx: y"),
         definition().with_data_schema(""),
         definition().with_data_schema("a\tb"),
+        definition().with_data_schema("https://schemas.example/\u{fc}"),
         definition().with_description("a\x1bb"),
     ] {
         assert_eq!(Catalog::new([bad.clone()]).unwrap_err().kind(), ErrorKind::InvalidDefinition, "{bad:?}");

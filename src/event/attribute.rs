@@ -64,6 +64,16 @@ pub(crate) fn has_scheme(uri: &str) -> bool {
     })
 }
 
+/// Whether all characters are ones that a URI reference may have (RFC 3986, appendix A). What others become is each reader's own
+/// choice: the Go SDK escapes some and refuses the event for others.
+pub(crate) fn is_uri_reference(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.iter().enumerate().all(|(at, byte)| match byte {
+        b'%' => bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)),
+        _ => byte.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=".contains(byte),
+    })
+}
+
 /// The `ce_source` of everything a service emits: a URI reference such as `//shop/orders`, of 1 to 2,048 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Source(Box<str>);
@@ -80,10 +90,10 @@ impl std::str::FromStr for Source {
 
     fn from_str(text: &str) -> Result<Self> {
         check("source", text, MAX_SOURCE_BYTES, ErrorKind::InvalidConfig)?;
-        if text.contains(char::is_whitespace) {
+        if !is_uri_reference(text) {
             return Err(Error::new(
                 ErrorKind::InvalidConfig,
-                "`source` has white space; it must be a URI reference such as `//shop/orders`",
+                "`source` must be a URI reference such as `//shop/orders`: escape what is no ASCII letter, digit or sign of URIs",
             ));
         }
         Ok(Self(text.into()))
@@ -200,6 +210,16 @@ mod tests {
         }
         for no in ["text/plain", "application/octet-stream", "application/jsonl", ""] {
             assert!(!is_json(no), "{no}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_a_uri_reference() {
+        for good in ["//shop/orders", "tx-service", "https://a.example:80/b?c=d&e#f", "urn:uuid:1", "a%20b", "[::1]"] {
+            assert!(good.parse::<Source>().is_ok(), "{good}");
+        }
+        for bad in ["//bücher", "a b", "a%zz", "a%2", "%", "a\"b", "<a>", "a\\b", "{a}"] {
+            assert_eq!(bad.parse::<Source>().unwrap_err().kind(), ErrorKind::InvalidConfig, "{bad}");
         }
     }
 

@@ -69,7 +69,7 @@ impl AttributeValue {
             Self::Uri(text) | Self::UriReference(text) => {
                 attribute::check(name, text, attribute::MAX_EXTENSION_BYTES, kind)?;
                 let absolute = !matches!(self, Self::Uri(_)) || attribute::has_scheme(text);
-                if absolute && !text.contains(char::is_whitespace) {
+                if absolute && attribute::is_uri_reference(text) {
                     return Ok(());
                 }
                 Err(Error::new(
@@ -226,6 +226,8 @@ mod tests {
             "x".repeat(2049).into(),
             AttributeValue::Uri("no/scheme".into()),
             AttributeValue::UriReference("has space".into()),
+            AttributeValue::Uri("https://bücher.example".into()),
+            AttributeValue::UriReference("a%zz".into()),
             AttributeValue::Binary(vec![0; 2049].into()),
             DateTime::<Utc>::MAX_UTC.into(),
         ] {

@@ -47,6 +47,28 @@ mod tests {
         }
     }
 
+    /// Of 1,000 keys; a lane of so many is the partition of so many. `scripts/strangers vectors` has written the file.
+    #[test]
+    fn hashes_and_lanes_are_those_of_kafkas_java_client() {
+        let mut lines = include_str!("../../tests/vectors/murmur2.tsv").lines();
+        let counts = lines.find_map(|line| line.strip_prefix("# key\tmurmur2\t")).unwrap();
+        let counts: Vec<u16> = counts.split('\t').map(|count| count.parse().unwrap()).collect();
+        let mut keys = 0;
+        for line in lines {
+            let fields: Vec<_> = line.split('\t').collect();
+            let [key, hash, partitions @ ..] = &fields[..] else { panic!("{line}") };
+            let bytes: Vec<u8> =
+                (0..key.len()).step_by(2).map(|at| u8::from_str_radix(&key[at..at + 2], 16).unwrap()).collect();
+            assert_eq!(murmur2(&bytes).cast_signed().to_string(), *hash, "{key}");
+            assert_eq!(partitions.len(), counts.len());
+            for (partition, count) in partitions.iter().zip(&counts) {
+                assert_eq!(of_key(&bytes, *count).to_string(), *partition, "{key} of {count}");
+            }
+            keys += 1;
+        }
+        assert_eq!(keys, 1000);
+    }
+
     #[test]
     fn every_key_has_one_lane_in_range() {
         for lanes in [1, 7, 32, 1024] {

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use cloudevents::event::SpecVersion;
+use cloudevents::event::{ExtensionValue, SpecVersion};
 use cloudevents::message::{BinaryDeserializer, BinarySerializer, MessageAttributeValue, Result as SdkResult};
 use cloudevents::{AttributesReader, EventBuilder, EventBuilderV10};
 use proptest::prelude::*;
@@ -277,6 +277,80 @@ fn what_is_not_a_cloudevent_is_refused_and_the_attribute_named() {
     }
 }
 
+/// The scenarios of the CloudEvents conformance suite, and the way back
+/// (<https://github.com/cloudevents/conformance/blob/main/features/kafka-protocol-binding.feature>).
+mod conformance {
+    use super::*;
+
+    const DATA: &str = r#"{"message": "Hello World!"}"#;
+
+    /// "Then the attributes are: … And the data is equal to the following JSON: …"
+    fn assert_is_the_event(event: &CloudEvent) {
+        assert_eq!(event.id, "1234-1234-1234");
+        assert_eq!(event.event_type, "com.example.someevent");
+        assert_eq!(event.source, "/mycontext/subcontext");
+        assert_eq!(event.time, Some(DateTime::parse_from_rfc3339("2018-04-05T03:56:24Z").unwrap()));
+        assert_eq!(event.content_type.as_deref(), Some("application/json"));
+        assert_eq!((&event.subject, &event.data_schema, &*event.extensions), (&None, &None, &[][..]));
+        let json = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).unwrap();
+        assert_eq!(json(event.data.as_deref().unwrap()), json(DATA.as_bytes()));
+    }
+
+    #[test]
+    fn binary_content_mode() {
+        let headers: [(&str, &[u8]); 6] = [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", b"1234-1234-1234"),
+            ("ce_type", b"com.example.someevent"),
+            ("ce_source", b"/mycontext/subcontext"),
+            ("ce_time", b"2018-04-05T03:56:24Z"),
+            ("content-type", b"application/json"),
+        ];
+        assert_is_the_event(&decode(headers, Some(DATA.as_bytes())).unwrap());
+    }
+
+    #[test]
+    fn structured_content_mode() {
+        let value = r#"
+        {
+            "specversion": "1.0",
+            "type": "com.example.someevent",
+            "time": "2018-04-05T03:56:24Z",
+            "id": "1234-1234-1234",
+            "source": "/mycontext/subcontext",
+            "datacontenttype": "application/json",
+            "data": {
+                "message": "Hello World!"
+            }
+        }
+        "#;
+        for content_type in ["application/cloudevents+json", "application/cloudevents+json; charset=utf-8"] {
+            let headers = [("content-type", content_type.as_bytes())];
+            assert_is_the_event(&decode(headers, Some(value.as_bytes())).unwrap());
+        }
+    }
+
+    /// The scenarios' event, emitted: beside its attributes there are those that the library adds to each.
+    #[test]
+    fn the_event_of_the_scenarios_is_written_in_either_mode() {
+        let request = EmitRequest::new("order.created")
+            .id("1234-1234-1234".parse().unwrap())
+            .time("2018-04-05T03:56:24Z".parse().unwrap())
+            .payload(DATA);
+        for mode in [ContentMode::Binary, ContentMode::Structured] {
+            let definition = definition().with_mode(mode);
+            let source = "/mycontext/subcontext".parse().unwrap();
+            let encoder = encode::Encoder::new(&definition, &source, "com.example.someevent", HeaderStyle::Binding);
+            let (_, event) = Catalog::new([definition]).unwrap().accept(request.clone()).unwrap();
+            let (headers, value) = encoder.encode(&event);
+            let mut event = decode(headers.iter(), value.as_deref()).unwrap();
+            let added: Vec<_> = event.extensions.drain(..).map(|(name, _)| name).collect();
+            assert_eq!(added, ["resourcetype", "eventtype", "schemaversion"]);
+            assert_is_the_event(&event);
+        }
+    }
+}
+
 fn text(max: usize) -> impl Strategy<Value = String> {
     proptest::collection::vec(any::<char>().prop_filter("no controls", |c| !c.is_control()), 1..max)
         .prop_map(String::from_iter)
@@ -313,6 +387,55 @@ proptest! {
         let times = [ours.remove("ce_time").unwrap(), sdk.remove("ce_time").unwrap()];
         prop_assert_eq!(times.map(|t| DateTime::parse_from_rfc3339(&t).unwrap()), [time.fixed_offset(); 2]);
         prop_assert_eq!(ours, sdk);
+    }
+
+    #[test]
+    fn the_sdk_reads_structured_mode_and_what_it_writes_is_decoded_to_the_same(
+        id in text(40), tenant in text(40), subject in proptest::option::of(text(80)),
+        flag in any::<bool>(), number in any::<i32>(), words in text(30), bytes in proptest::collection::vec(any::<u8>(), 1..40),
+        seconds in 0i64..4_000_000_000, nanos in 0u32..1_000_000_000, json in any::<bool>(), payload in text(100),
+    ) {
+        let time = DateTime::from_timestamp(seconds, nanos).unwrap();
+        let payload = if json { serde_json::json!({ "text": payload, "n": [1, null] }).to_string() } else { payload };
+        let mut request = EmitRequest::new("order.created").id(id.parse().unwrap()).time(time).tenant(tenant.clone())
+            .extension("flag", flag).extension("number", number).extension("words", words.clone())
+            .extension("bytes", crate::AttributeValue::Binary(bytes.into())).extension("moment", time)
+            .payload(payload.clone());
+        if let Some(subject) = &subject { request = request.subject(subject.clone()); }
+        let content_type = if json { "application/json" } else { "application/octet-stream" };
+        let definition = definition().with_mode(ContentMode::Structured).with_content_type(content_type)
+            .with_data_schema("https://schemas.example/o");
+        let (headers, value) = styled(definition, HeaderStyle::Binding, request);
+        let ours = decode(headers.iter(), value.as_deref()).unwrap();
+
+        let event: cloudevents::Event = serde_json::from_slice(&value.unwrap()).unwrap();
+        prop_assert_eq!((event.id(), event.source().as_str(), event.ty()), (&*id, "//shop/orders", "com.example.shop.order.created"));
+        prop_assert_eq!(event.time(), Some(&time));
+        prop_assert_eq!(event.subject(), subject.as_deref());
+        prop_assert_eq!(event.datacontenttype(), Some(content_type));
+        prop_assert_eq!(event.dataschema().map(|schema| schema.as_str()), Some("https://schemas.example/o"));
+        prop_assert_eq!(event.extension("tenantid"), Some(&ExtensionValue::String(tenant)));
+        prop_assert_eq!(event.extension("flag"), Some(&ExtensionValue::Boolean(flag)));
+        prop_assert_eq!(event.extension("number"), Some(&ExtensionValue::Integer(number.into())));
+        prop_assert_eq!(event.extension("words"), Some(&ExtensionValue::String(words)));
+        match event.data().unwrap() {
+            cloudevents::Data::Json(value) => prop_assert_eq!(value, &serde_json::from_str::<serde_json::Value>(&payload).unwrap()),
+            cloudevents::Data::Binary(bytes) => prop_assert_eq!(bytes, payload.as_bytes()),
+            cloudevents::Data::String(text) => prop_assert!(false, "neither JSON nor base64: {text}"),
+        }
+
+        let written = serde_json::to_vec(&event).unwrap();
+        let mut theirs = decode(headers.iter(), Some(&written)).unwrap();
+        // It has no order of extensions, nor the spaces of JSON.
+        let sorted = |event: &CloudEvent| event.extensions.iter().cloned().collect::<BTreeMap<_, _>>();
+        prop_assert_eq!(sorted(&theirs), sorted(&ours));
+        theirs.extensions.clone_from(&ours.extensions);
+        if json {
+            let parsed = |event: &CloudEvent| serde_json::from_slice::<serde_json::Value>(event.data.as_deref().unwrap()).unwrap();
+            prop_assert_eq!(parsed(&theirs), parsed(&ours));
+            theirs.data.clone_from(&ours.data);
+        }
+        prop_assert_eq!(theirs, ours);
     }
 
     #[test]

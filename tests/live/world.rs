@@ -172,21 +172,27 @@ pub(crate) async fn settled(pool: &PgPool) -> i64 {
 
 /// The brokers and the database's URL.
 fn services(test: &str) -> Option<(String, String)> {
-    let services = env::var("KAFKA_BROKERS").ok().zip(env::var("DATABASE_URL").ok());
-    if services.is_none() {
-        skip(test);
+    let [brokers, url] = wanted(test, ["KAFKA_BROKERS", "DATABASE_URL"], "`scripts/services env`")?;
+    Some((brokers, url))
+}
+
+/// The variables that a test can't do without. None if one is not set; then it says so, or fails if it must not be so.
+pub(crate) fn wanted<const N: usize>(test: &str, names: [&str; N], printed_by: &str) -> Option<[String; N]> {
+    let values: Vec<_> = names.iter().filter_map(|name| env::var(name).ok()).collect();
+    if values.len() < N {
+        skip(test, &format!("set {} (see {printed_by})", names.join(" and ")));
     }
-    services
+    values.try_into().ok()
 }
 
 /// Says, past the test harness, that a test did not run; fails if that must not be.
-fn skip(test: &str) {
+fn skip(test: &str, remedy: &str) {
     let name = test.split("::").take_while(|part| *part != "{{closure}}").skip(1).collect::<Vec<_>>().join("::");
-    let line = format!("SKIPPED LIVE TEST {name}: set KAFKA_BROKERS and DATABASE_URL (see `scripts/services env`)\n");
+    let line = format!("SKIPPED LIVE TEST {name}: {remedy}\n");
     // Printing would be captured and thrown away.
     std::io::stderr().write_all(line.as_bytes()).unwrap();
     for forbids in ["CI", "TIDINGS_REQUIRE_LIVE"] {
-        assert!(env::var(forbids).is_err(), "{forbids} is set, and there are no services: {line}");
+        assert!(env::var(forbids).is_err(), "{forbids} is set, and a test can't run: {line}");
     }
 }
 

@@ -12,7 +12,37 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::waiting::PATIENCE;
 
-/// A record as it was read.
+/// A record as anybody may have written it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AnyRecord {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) payload: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
+}
+
+impl AnyRecord {
+    fn of(message: &BorrowedMessage<'_>) -> Self {
+        let header = |header: rdkafka::message::Header<'_, &[u8]>| {
+            (header.key.to_owned(), header.value.expect("no header is null").to_vec())
+        };
+        Self {
+            partition: message.partition(),
+            offset: message.offset(),
+            key: message.key().map(<[u8]>::to_vec),
+            payload: message.payload().map(<[u8]>::to_vec),
+            headers: message.headers().into_iter().flat_map(Headers::iter).map(header).collect(),
+        }
+    }
+
+    fn id(&self) -> Option<&str> {
+        let (_, id) = self.headers.iter().find(|(name, _)| name == "ce_id")?;
+        std::str::from_utf8(id).ok()
+    }
+}
+
+/// A record of ours as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReadBack {
     pub(crate) partition: i32,
@@ -23,23 +53,22 @@ pub(crate) struct ReadBack {
     pub(crate) headers: Vec<(String, Vec<u8>)>,
 }
 
-impl ReadBack {
-    fn of(message: &BorrowedMessage<'_>) -> Self {
-        let headers = message.headers().expect("a record without headers is none of ours");
-        let header = |header: rdkafka::message::Header<'_, &[u8]>| {
-            (header.key.to_owned(), header.value.expect("no header is null").to_vec())
-        };
-        let mut headers: Vec<_> = headers.iter().map(header).collect();
+impl From<AnyRecord> for ReadBack {
+    fn from(record: AnyRecord) -> Self {
+        let AnyRecord { partition, offset, key, payload, mut headers } = record;
+        assert!(!headers.is_empty(), "a record without headers is none of ours");
         headers.sort();
         Self {
-            partition: message.partition(),
-            offset: message.offset(),
-            key: message.key().expect("the key is never null").to_vec(),
-            payload: message.payload().expect("the value is never null").to_vec(),
+            partition,
+            offset,
+            key: key.expect("the key is never null"),
+            payload: payload.expect("the value is never null"),
             headers,
         }
     }
+}
 
+impl ReadBack {
     /// The text of a header.
     #[track_caller]
     pub(crate) fn header(&self, name: &str) -> &str {
@@ -60,8 +89,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// The records of each partition are in order.
 pub(crate) async fn read_until(brokers: &str, topic: &str, ids: HashSet<String>) -> Vec<ReadBack> {
-    let (brokers, topic) = (brokers.to_owned(), topic.to_owned());
-    tokio::task::spawn_blocking(move || read(&brokers, &topic, ids)).await.unwrap()
+    let records = read_any(brokers, topic, ids).await;
+    records.into_iter().map(ReadBack::from).collect()
 }
 
 /// Reads the topic from its beginning to its present end.
@@ -69,7 +98,17 @@ pub(crate) async fn read_to_end(brokers: &str, topic: &str) -> Vec<ReadBack> {
     read_until(brokers, topic, HashSet::new()).await
 }
 
-fn read(brokers: &str, topic: &str, mut awaited: HashSet<String>) -> Vec<ReadBack> {
+/// As [`read_to_end`], of a topic on which others have written too.
+pub(crate) async fn read_all_to_end(brokers: &str, topic: &str) -> Vec<AnyRecord> {
+    read_any(brokers, topic, HashSet::new()).await
+}
+
+async fn read_any(brokers: &str, topic: &str, ids: HashSet<String>) -> Vec<AnyRecord> {
+    let (brokers, topic) = (brokers.to_owned(), topic.to_owned());
+    tokio::task::spawn_blocking(move || read(&brokers, &topic, ids)).await.unwrap()
+}
+
+fn read(brokers: &str, topic: &str, mut awaited: HashSet<String>) -> Vec<AnyRecord> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         // Needed to make a consumer; nothing is ever committed.
@@ -85,22 +124,22 @@ fn read(brokers: &str, topic: &str, mut awaited: HashSet<String>) -> Vec<ReadBac
         list.add_partition_offset(topic, *partition, Offset::Beginning).unwrap();
     }
     consumer.assign(&list).unwrap();
-    let mut records: Vec<ReadBack> = Vec::new();
+    let mut records: Vec<AnyRecord> = Vec::new();
     while !awaited.is_empty() && Instant::now() < deadline {
         if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
-            let record = ReadBack::of(&message);
-            awaited.remove(&record.id());
+            let record = AnyRecord::of(&message);
+            record.id().map(|id| awaited.remove(id));
             records.push(record);
         }
     }
     let ends: Vec<(i32, i64)> = partitions.iter().map(|p| (*p, end_of(&consumer, topic, *p, deadline))).collect();
-    let read_to = |records: &[ReadBack], partition: i32, end: i64| {
+    let read_to = |records: &[AnyRecord], partition: i32, end: i64| {
         end == 0 || records.iter().rev().any(|r| r.partition == partition && r.offset >= end - 1)
     };
     while !ends.iter().all(|(partition, end)| read_to(&records, *partition, *end)) {
         assert!(Instant::now() < deadline + PATIENCE, "the topic {topic} could not be read to its end");
         if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
-            records.push(ReadBack::of(&message));
+            records.push(AnyRecord::of(&message));
         }
     }
     records
