@@ -105,6 +105,16 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
     /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
     fn page<'a>(&'a self, holes: &'a [Hole], limits: Limits) -> BoxFuture<'a, Result<Page>>;
 
+    /// Names the transactions that may have drawn a number, and have not ended: none that draws one is missing. None, if this
+    /// outbox can't tell.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    fn writers(&self) -> BoxFuture<'_, Result<Option<Vec<String>>>> {
+        Box::pin(async { Ok(None) })
+    }
+
     /// Writes progress down, for those leases that still hold; all or nothing of a lane. Without any, only takes a new mark.
     ///
     /// # Errors

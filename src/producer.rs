@@ -195,13 +195,17 @@ impl Producer {
         let enabled = resolved.into_iter().filter(|resolved| resolved.policy.enabled());
         let rows: Vec<_> = enabled.map(|resolved| Row::new(resolved, fallback.lanes)).collect();
         let numbers = if rows.is_empty() { Vec::new() } else { fallback.outbox.append_in(tx, &rows).await? };
+        for (row, number) in rows.iter().zip(&numbers) {
+            // Spilled already before the commit: no direct event of the key may come in between.
+            fallback.spill(row.lane, *number)?;
+        }
         let mut stored = rows.iter().zip(numbers);
         let receipt = |(event_id, enabled)| {
             let row = if enabled { stored.next() } else { None };
-            let outcome = row.map_or(Outcome::Disabled, |(row, sequence)| {
-                // Spilled already before the commit: no direct event of the key may come in between.
-                fallback.spills.spill(row.lane, sequence);
-                Outcome::Stored { lane: row.lane, sequence, reason: StoredReason::Transaction }
+            let outcome = row.map_or(Outcome::Disabled, |(row, sequence)| Outcome::Stored {
+                lane: row.lane,
+                sequence,
+                reason: StoredReason::Transaction,
             });
             Receipt { event_id, outcome }
         };

@@ -22,12 +22,14 @@ mod cursor;
 mod lane;
 mod poison;
 mod poll;
+mod witnesses;
 
 use cursor::{Cursor, Look};
 use lane::{Lane, Trial};
 pub(crate) use poison::Poison;
 use poison::Verdict;
 use poll::Poll;
+use witnesses::Witnesses;
 
 /// How long a lease holds. A relay that died is taken over after this time.
 const LEASE_TIME: Duration = Duration::from_secs(10);
@@ -39,6 +41,8 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 const SAVE_EVERY: Duration = Duration::from_millis(50);
 /// How long to wait before the database is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// How often the relay looks who writes, as long as there are gaps. Most are closed by the other proof before.
+const ASK_WITNESSES_EVERY: Duration = Duration::from_millis(500);
 /// No statement of the relay may keep it from its leases for longer.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a relay that stops waits for what is in flight.
@@ -85,6 +89,8 @@ struct Answer {
     epochs: Vec<i64>,
     /// How much of each hole.
     limits: Limits,
+    /// The last set of witnesses that had ended when it was begun.
+    ended: u64,
     page: Result<Page>,
 }
 
@@ -106,6 +112,8 @@ pub(crate) struct Relay {
     reports: mpsc::UnboundedReceiver<Report>,
     reporter: mpsc::UnboundedSender<Report>,
     poll: Poll,
+    witnesses: Witnesses,
+    ask_witnesses_at: Instant,
     renew_at: Instant,
     /// Behind this the leases may be somebody else's.
     leased_until: Instant,
@@ -135,6 +143,8 @@ impl Relay {
             reports,
             reporter,
             poll: Poll::new(now),
+            witnesses: Witnesses::default(),
+            ask_witnesses_at: now,
             renew_at: now,
             leased_until: now,
             save_at: now,
@@ -151,6 +161,7 @@ impl Relay {
             self.retry_stuck();
             self.submit()?;
             self.save(false).await;
+            self.ask_witnesses().await;
             self.retry_parked().await;
             self.hand_over().await;
             if reading.is_none() && self.poll.is_due(Instant::now()) {
@@ -414,6 +425,22 @@ impl Relay {
         }
     }
 
+    /// Looks who writes, as long as there are gaps.
+    async fn ask_witnesses(&mut self) {
+        let now = Instant::now();
+        if now < self.ask_witnesses_at || !self.lanes.values().any(|lane| lane.cursor.has_gaps()) {
+            return;
+        }
+        self.ask_witnesses_at = now + ASK_WITNESSES_EVERY;
+        if let Some(Some(writers)) = within(self.outbox.writers()).await
+            && let Some(named) = self.witnesses.take(writers)
+        {
+            for lane in self.lanes.values_mut() {
+                lane.cursor.name_witnesses(named);
+            }
+        }
+    }
+
     /// The lanes of which more rows may be read.
     fn readable(&self) -> impl Iterator<Item = (u16, &Lane)> {
         let rows: usize = self.lanes.values().map(Lane::len).sum();
@@ -435,17 +462,17 @@ impl Relay {
         }
         let share = |whole: usize, least| u32::try_from((whole / holes.len()).max(least)).unwrap_or(u32::MAX);
         let limits = Limits { rows: share(PAGE_ROWS, MIN_ROWS_PER_HOLE), bytes: share(PAGE_BYTES, MIN_BYTES_PER_HOLE) };
-        let outbox = Arc::clone(&self.outbox);
+        let (outbox, ended) = (Arc::clone(&self.outbox), self.witnesses.ended());
         Some(Box::pin(async move {
             let page = outbox.page(&holes, limits).await;
-            Answer { holes, epochs, limits, page }
+            Answer { holes, epochs, limits, ended, page }
         }))
     }
 
     /// Takes in a page.
     fn look(&mut self, answer: Answer) {
         let now = Instant::now();
-        let Answer { holes, epochs, limits, page } = answer;
+        let Answer { holes, epochs, limits, ended, page } = answer;
         let Page { mut rows, horizon } = match page {
             Ok(page) => page,
             Err(error) => {
@@ -470,7 +497,7 @@ impl Relay {
             let Some(lane) = lane.filter(|_| cut_lane != Some(hole.lane)) else { continue };
             let numbers: Vec<_> = found.iter().map(|row| row.sequence).collect();
             let cut = limits.are_reached(&found);
-            lane.cursor.look(&Look { hole, numbers: &numbers, cut, horizon });
+            lane.cursor.look(&Look { hole, numbers: &numbers, cut, horizon, ended });
             if cut {
                 cut_lane = Some(hole.lane);
             } else if hole.high == i64::MAX && numbers.is_empty() {
@@ -494,6 +521,7 @@ impl Relay {
         let times = [
             Some(self.renew_at),
             unsaved.then_some(self.save_at),
+            self.lanes.values().any(|lane| lane.cursor.has_gaps()).then_some(self.ask_witnesses_at),
             // When there is no room, a report tells that there is again.
             (!reading && self.readable().next().is_some()).then(|| self.poll.due_at()),
             self.lanes.values().filter_map(Lane::next_due).min(),

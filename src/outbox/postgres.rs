@@ -137,6 +137,13 @@ const PAGE: &str = "
       where r.before < $5
     ) o on true";
 
+/// An insert into the log takes its lock before it draws a number, and holds it until its transaction has ended and can be
+/// seen. A prepared transaction has no process.
+const WRITERS: &str = "
+    select coalesce(pid, 0) || ' ' || virtualtransaction from pg_locks
+    where locktype = 'relation' and relation = 'tidings.outbox'::regclass and mode = 'RowExclusiveLock' and granted
+      and database = (select oid from pg_database where datname = current_database())";
+
 /// The mark is this statement's own transaction id: it is allocated after every gap that the relay has seen. What is said
 /// of a lane whose lease was lost is left out altogether.
 const SETTLE: &str = "
@@ -367,6 +374,14 @@ impl Outbox for PostgresOutbox {
                 .bind(i64::from(limits.rows))
                 .bind(i64::from(limits.bytes));
             fetch(&self.reader, statement).await.and_then(|rows| page(&rows)).map_err(failed("reading a page"))
+        })
+    }
+
+    fn writers(&self) -> BoxFuture<'_, Result<Option<Vec<String>>>> {
+        Box::pin(async {
+            let rows = fetch(&self.reader, sqlx::query(WRITERS)).await;
+            let names = rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
+            names.map(Some).map_err(failed("reading who writes"))
         })
     }
 

@@ -50,8 +50,24 @@ impl Fallback {
                 Error::new(ErrorKind::Storage, "the outbox gave the event no number").with_event_id(row.event_id)
             );
         };
-        self.spills.spill(lane, sequence);
+        self.spill(lane, sequence).map_err(|error| error.with_event_id(row.event_id.clone()))?;
         Ok(Receipt { event_id: row.event_id, outcome: Outcome::Stored { lane, sequence, reason } })
+    }
+
+    /// Says that an event of the lane is in the outbox, or will be.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Schema`] if the database gave it a number that it had given out before.
+    pub(crate) fn spill(&self, lane: u16, number: i64) -> Result<()> {
+        if self.spills.spill(lane, number) {
+            return Ok(());
+        }
+        let message = format!(
+            "the outbox's lane {lane} counts again from {number}, which was delivered long ago: its sequence was set back, as by \
+             a restore; set it to the highest number of the lane before anything else is emitted"
+        );
+        Err(Error::new(ErrorKind::Schema, message))
     }
 
     /// Whether a direct event of the lane could overtake one in the outbox.

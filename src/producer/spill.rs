@@ -39,10 +39,14 @@ impl Spills {
         lane.last.load(Ordering::SeqCst) >= floor
     }
 
-    /// Says that the lane has an event of this number, committed or to be.
-    pub(crate) fn spill(&self, lane: u16, number: i64) {
-        self.lanes[usize::from(lane)].last.fetch_max(number, Ordering::SeqCst);
+    /// Says that the lane has an event of this number, committed or to be. False if the number is below one that is settled:
+    /// then the database's numbers have gone back, and the relay would take the event for delivered.
+    #[must_use]
+    pub(crate) fn spill(&self, lane: u16, number: i64) -> bool {
+        let lane = &self.lanes[usize::from(lane)];
+        lane.last.fetch_max(number, Ordering::SeqCst);
         self.spilled.notify_one();
+        number >= lane.floor.load(Ordering::SeqCst)
     }
 
     /// The highest number of the lane that is known to be given out.
@@ -91,7 +95,7 @@ mod tests {
     fn a_lane_is_spilled_until_all_that_was_given_out_is_settled() {
         let spills = Spills::new(2);
         assert!(!spills.is_spilled(0));
-        spills.spill(0, 7);
+        assert!(spills.spill(0, 7));
         spills.settle_below(0, 7);
         assert!(spills.is_spilled(0) && !spills.is_spilled(1));
         spills.settle_below(0, 8);
@@ -101,13 +105,19 @@ mod tests {
     #[test]
     fn an_older_number_or_floor_changes_nothing() {
         let spills = Spills::new(1);
-        spills.spill(0, 7);
-        spills.spill(0, 3);
+        assert!(spills.spill(0, 7) && spills.spill(0, 3));
         spills.settle_below(0, 5);
         spills.settle_below(0, 2);
         assert!(spills.is_spilled(0));
         spills.settle_below(0, 8);
         assert!(!spills.is_spilled(0));
+    }
+
+    #[test]
+    fn a_number_below_a_settled_one_is_told() {
+        let spills = Spills::new(1);
+        spills.settle_below(0, 8);
+        assert!(spills.spill(0, 8) && !spills.spill(0, 7));
     }
 
     #[test]

@@ -10,6 +10,10 @@ use crate::outbox::{Hole, floor};
 /// commit late. It is looked for in every page until it shows, or is proven dead. The proof: take a *mark*, an id of a
 /// transaction that began after the gap was seen. The number was drawn before that, by a transaction with an older id.
 /// When a page shows that every older transaction has ended, and still does not have the number, it never will.
+///
+/// A transaction that is open for long would delay that, though it never drew a number. The other proof: name the
+/// *witnesses*, the transactions that write to the log after the gap was seen; one of them drew the number, or nobody. When
+/// all have ended, and a page that was begun later still does not have the number, it never will.
 #[derive(Debug)]
 pub(crate) struct Cursor {
     settled: RangeSet<i64>,
@@ -26,6 +30,8 @@ struct Gap {
     low: i64,
     high: i64,
     mark: Option<u64>,
+    /// Which of the relay's sets of witnesses was named after the gap was seen.
+    witnesses: Option<u64>,
 }
 
 /// What a page has shown of one hole.
@@ -38,12 +44,17 @@ pub(crate) struct Look<'a> {
     pub(crate) cut: bool,
     /// See [`Page::horizon`](crate::outbox::Page::horizon).
     pub(crate) horizon: u64,
+    /// The last set of witnesses that had ended before the page was begun.
+    pub(crate) ended: u64,
 }
 
 impl Cursor {
     pub(crate) fn new(settled: RangeSet<i64>) -> Self {
         let read_to = settled.last().map_or(1, |range| range.end);
-        let gaps = settled.gaps(&(1..read_to)).map(|gap| Gap { low: gap.start, high: gap.end, mark: None }).collect();
+        let gaps = settled
+            .gaps(&(1..read_to))
+            .map(|gap| Gap { low: gap.start, high: gap.end, mark: None, witnesses: None })
+            .collect();
         Self { settled, unsaved: RangeSet::new(), read_to, gaps }
     }
 
@@ -66,7 +77,7 @@ impl Cursor {
     /// Takes in that this number was drawn: it shows, or is a gap to be proven dead, even if no higher one ever shows.
     pub(crate) fn expect(&mut self, number: i64) {
         if number >= self.read_to {
-            self.gaps.push(Gap { low: self.read_to, high: number + 1, mark: None });
+            self.gaps.push(Gap { low: self.read_to, high: number + 1, mark: None, witnesses: None });
             self.read_to = number + 1;
         }
     }
@@ -74,7 +85,7 @@ impl Cursor {
     fn read_head(&mut self, numbers: &[i64]) {
         for number in numbers.iter().copied() {
             if number > self.read_to {
-                self.gaps.push(Gap { low: self.read_to, high: number, mark: None });
+                self.gaps.push(Gap { low: self.read_to, high: number, mark: None, witnesses: None });
             }
             self.read_to = number + 1;
         }
@@ -89,7 +100,8 @@ impl Cursor {
             Some(last) if look.cut => last + 1,
             _ => gap.high,
         };
-        let dead = gap.mark.is_some_and(|mark| mark <= look.horizon);
+        let dead = gap.mark.is_some_and(|mark| mark <= look.horizon)
+            || gap.witnesses.is_some_and(|witnesses| witnesses <= look.ended);
         let mut missing = RangeSet::new();
         missing.insert(gap.low..looked_to);
         for number in look.numbers {
@@ -119,6 +131,13 @@ impl Cursor {
     pub(crate) fn mark(&mut self, mark: u64) {
         for gap in &mut self.gaps {
             gap.mark.get_or_insert(mark);
+        }
+    }
+
+    /// Gives the gaps that have none this set of witnesses, named after they were seen.
+    pub(crate) fn name_witnesses(&mut self, witnesses: u64) {
+        for gap in &mut self.gaps {
+            gap.witnesses.get_or_insert(witnesses);
         }
     }
 
@@ -157,6 +176,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::witnesses::Witnesses;
     use super::*;
 
     fn hole(low: i64, high: i64) -> Hole {
@@ -164,13 +184,13 @@ mod tests {
     }
 
     /// A page that shows of each hole what `there` has, up to the first one that is cut.
-    fn read(cursor: &mut Cursor, there: &BTreeSet<i64>, limit: usize, horizon: u64) -> Vec<i64> {
+    fn read(cursor: &mut Cursor, there: &BTreeSet<i64>, limit: usize, horizon: u64, ended: u64) -> Vec<i64> {
         let holes: Vec<_> = cursor.holes(0).collect();
         let mut seen = Vec::new();
         for hole in holes {
             let numbers: Vec<_> = there.range(hole.low..hole.high).copied().take(limit).collect();
             let cut = numbers.len() == limit;
-            cursor.look(&Look { hole, numbers: &numbers, cut, horizon });
+            cursor.look(&Look { hole, numbers: &numbers, cut, horizon, ended });
             seen.extend(numbers);
             if cut {
                 break;
@@ -182,11 +202,11 @@ mod tests {
     #[test]
     fn a_number_that_commits_late_is_read_when_it_shows() {
         let mut cursor = Cursor::new(RangeSet::new());
-        assert_eq!(read(&mut cursor, &BTreeSet::from([1, 3]), 10, 0), [1, 3]);
+        assert_eq!(read(&mut cursor, &BTreeSet::from([1, 3]), 10, 0, 0), [1, 3]);
         cursor.settle(1..2);
         cursor.settle(3..4);
         assert_eq!(cursor.floor(), 2, "2 is not settled: it may still come");
-        assert_eq!(read(&mut cursor, &BTreeSet::from([1, 2, 3]), 10, 0), [2]);
+        assert_eq!(read(&mut cursor, &BTreeSet::from([1, 2, 3]), 10, 0, 0), [2]);
         cursor.settle(2..3);
         assert_eq!((cursor.floor(), cursor.has_gaps()), (4, false));
     }
@@ -195,26 +215,39 @@ mod tests {
     fn a_gap_is_closed_once_every_transaction_older_than_its_mark_has_ended() {
         let mut cursor = Cursor::new(RangeSet::new());
         let there = BTreeSet::from([3]);
-        read(&mut cursor, &there, 10, 100);
-        read(&mut cursor, &there, 10, 100);
+        read(&mut cursor, &there, 10, 100, 0);
+        read(&mut cursor, &there, 10, 100, 0);
         assert!(cursor.has_gaps(), "without a mark nothing is proven");
         cursor.mark(105);
-        read(&mut cursor, &there, 10, 104);
+        read(&mut cursor, &there, 10, 104, 0);
         assert!(cursor.has_gaps(), "an older transaction is still open");
-        read(&mut cursor, &there, 10, 105);
+        read(&mut cursor, &there, 10, 105, 0);
         assert!(!cursor.has_gaps());
         cursor.settle(3..4);
         assert_eq!(cursor.floor(), 4);
     }
 
     #[test]
+    fn a_gap_is_closed_once_the_witnesses_that_were_named_after_it_have_ended() {
+        let mut cursor = Cursor::new(RangeSet::new());
+        let there = BTreeSet::from([3]);
+        read(&mut cursor, &there, 10, 0, 0);
+        cursor.name_witnesses(4);
+        cursor.name_witnesses(5);
+        read(&mut cursor, &there, 10, 0, 3);
+        assert!(cursor.has_gaps(), "one of them writes still");
+        read(&mut cursor, &there, 10, 0, 4);
+        assert!(!cursor.has_gaps());
+    }
+
+    #[test]
     fn a_mark_that_is_older_than_the_gap_does_not_count_for_it() {
         let mut cursor = Cursor::new(RangeSet::new());
-        read(&mut cursor, &BTreeSet::from([2]), 10, 0);
+        read(&mut cursor, &BTreeSet::from([2]), 10, 0, 0);
         cursor.mark(50);
-        read(&mut cursor, &BTreeSet::from([2, 4]), 10, 60);
+        read(&mut cursor, &BTreeSet::from([2, 4]), 10, 60, 0);
         assert_eq!(cursor.holes(0).next(), Some(hole(3, 4)), "the gap at 3 was seen after the mark");
-        read(&mut cursor, &BTreeSet::from([2, 4]), 10, 60);
+        read(&mut cursor, &BTreeSet::from([2, 4]), 10, 60, 0);
         assert!(cursor.has_gaps());
     }
 
@@ -222,9 +255,9 @@ mod tests {
     fn a_page_that_was_cut_proves_nothing_of_what_it_did_not_look_at() {
         let mut cursor = Cursor::new(RangeSet::from_iter([6..7]));
         cursor.mark(1);
-        assert_eq!(read(&mut cursor, &BTreeSet::from([1, 2, 4]), 2, 1), [1, 2]);
+        assert_eq!(read(&mut cursor, &BTreeSet::from([1, 2, 4]), 2, 1, 0), [1, 2]);
         assert_eq!(cursor.holes(0).next(), Some(hole(3, 6)));
-        assert_eq!(read(&mut cursor, &BTreeSet::from([4]), 2, 1), [4]);
+        assert_eq!(read(&mut cursor, &BTreeSet::from([4]), 2, 1, 0), [4]);
         assert!(!cursor.has_gaps());
     }
 
@@ -234,7 +267,7 @@ mod tests {
         cursor.expect(4);
         assert_eq!(cursor.holes(0).collect::<Vec<_>>(), [hole(3, 5), hole(5, i64::MAX)]);
         cursor.mark(9);
-        assert_eq!(read(&mut cursor, &BTreeSet::from([3]), 10, 9), [3]);
+        assert_eq!(read(&mut cursor, &BTreeSet::from([3]), 10, 9, 0), [3]);
         cursor.settle(3..4);
         assert_eq!(cursor.floor(), 5, "4 is dead");
         cursor.expect(4);
@@ -263,10 +296,11 @@ mod tests {
         /// committed number is read once, none that was rolled back is, and in the end there is no gap left.
         #[test]
         fn every_committed_number_is_read_exactly_once(
-            steps in proptest::collection::vec((0u8..6, any::<proptest::sample::Index>()), 1..200), limit in 1usize..4,
+            steps in proptest::collection::vec((0u8..7, any::<proptest::sample::Index>()), 1..200), limit in 1usize..4,
         ) {
             let (mut cursor, mut next_number, mut next_id) = (Cursor::new(RangeSet::new()), 1i64, 1u64);
             let mut open: Vec<(u64, i64)> = Vec::new();
+            let mut witnesses = Witnesses::default();
             let mut committed = BTreeSet::new();
             let mut read_numbers = Vec::new();
             let horizon = |open: &[(u64, i64)], next_id: u64| open.iter().map(|(id, _)| *id).fold(next_id, u64::min);
@@ -277,7 +311,10 @@ mod tests {
                     2 if !open.is_empty() => { committed.insert(open.remove(index.index(open.len())).1); }
                     3 if !open.is_empty() => { open.remove(index.index(open.len())); }
                     4 => { cursor.mark(next_id); next_id += 1; }
-                    _ => for number in read(&mut cursor, &committed, limit, horizon(&open, next_id)) {
+                    5 => if let Some(named) = witnesses.take(open.iter().map(|(id, _)| id.to_string()).collect()) {
+                        cursor.name_witnesses(named);
+                    },
+                    _ => for number in read(&mut cursor, &committed, limit, horizon(&open, next_id), witnesses.ended()) {
                         read_numbers.push(number);
                         cursor.settle(number..number + 1);
                     },
@@ -287,7 +324,7 @@ mod tests {
             for _ in 0..500 {
                 cursor.mark(next_id);
                 next_id += 1;
-                for number in read(&mut cursor, &committed, limit, next_id) {
+                for number in read(&mut cursor, &committed, limit, next_id, 0) {
                     read_numbers.push(number);
                     cursor.settle(number..number + 1);
                 }

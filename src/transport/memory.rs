@@ -27,6 +27,7 @@ pub struct MemoryTransport {
 struct State {
     down: bool,
     refused_keys: Vec<String>,
+    refused_topics: Vec<String>,
     records: Vec<Record>,
 }
 
@@ -46,9 +47,16 @@ impl MemoryTransport {
         self.lock().refused_keys.push(key.into());
     }
 
-    /// Ends every [`refuse_key`](Self::refuse_key).
-    pub fn accept_all_keys(&self) {
-        self.lock().refused_keys.clear();
+    /// From now on records for this topic are refused for what they are.
+    pub fn refuse_topic(&self, topic: impl Into<String>) {
+        self.lock().refused_topics.push(topic.into());
+    }
+
+    /// Ends every [`refuse_key`](Self::refuse_key) and [`refuse_topic`](Self::refuse_topic).
+    pub fn accept_all(&self) {
+        let mut state = self.lock();
+        state.refused_keys.clear();
+        state.refused_topics.clear();
     }
 
     /// What has arrived, in order.
@@ -69,6 +77,9 @@ impl MemoryTransport {
         }
         if state.refused_keys.iter().any(|key| key.as_bytes() == record.key) {
             return Err(Error::new(ErrorKind::RecordRejected, "the memory transport refuses this key"));
+        }
+        if state.refused_topics.iter().any(|topic| **topic == *record.topic) {
+            return Err(Error::new(ErrorKind::RecordRejected, "the memory transport refuses this topic"));
         }
         state.records.push(record.clone());
         Ok(Delivery { partition: 0, offset: i64::try_from(state.records.len() - 1).unwrap_or(i64::MAX) })

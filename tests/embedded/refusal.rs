@@ -66,7 +66,7 @@ async fn a_key_that_the_broker_refuses_holds_only_itself_and_drains_in_order_whe
         assert_eq!(numbers_of(&transport, key), first(20));
     }
     assert!(numbers_of(&transport, "bad").is_empty());
-    transport.accept_all_keys();
+    transport.accept_all();
     until("the held key has arrived", || numbers_of(&transport, "bad").len() == 20).await;
     assert_eq!(numbers_of(&transport, "bad"), first(20));
     let [mut bad, ..] = sequences;

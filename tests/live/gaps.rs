@@ -132,7 +132,7 @@ async fn the_gap_of_a_rolled_back_number_is_closed_though_no_higher_one_is_drawn
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unrelated_transaction_that_stays_open_delays_no_event_and_loses_none() {
+async fn an_unrelated_transaction_that_stays_open_delays_neither_an_event_nor_the_end_of_a_gap() {
     let mut scene = Scene::on(world!()).await;
     let pool = scene.world.pool();
     sqlx::query("create table unrelated (id int)").execute(&pool).await.unwrap();
@@ -150,8 +150,9 @@ async fn an_unrelated_transaction_that_stays_open_delays_no_event_and_loses_none
     scene.ledger.accept(event);
     let (_, last) = scene.emit_other().await;
 
-    unrelated.commit().await.unwrap();
+    // The gap is closed though, for all the other proof knows, the transaction could have drawn its number.
     settled_to(&pool, lane, last).await;
+    unrelated.commit().await.unwrap();
     scene.world.verdict(&scene.ledger).await.assert_kept();
 }
 

@@ -1,0 +1,122 @@
+//! Events that the topic refuses for what they are.
+
+use sqlx::PgPool;
+use tidings::wire::{DEAD_LETTER_PREFIX, DeadLetter};
+use tidings::{EmitRequest, Emitter, OutboxMode, PolicyOverride, Producer};
+
+use crate::support::checker::Numbered;
+use crate::support::events::{Ledger, Sequence};
+use crate::support::murmur2::neighbour_of;
+use crate::support::relaying::RunningRelay;
+use crate::support::topic::{self, alter};
+use crate::support::waiting::eventually;
+use crate::world::{LANES, World, world};
+
+/// Records that are larger are refused by the topic, though not by the client.
+const SMALL_RECORDS: (&str, &str) = ("max.message.bytes", "3000");
+
+/// A request whose record is larger than that, compressed or not.
+pub(crate) fn large(event: &Numbered) -> EmitRequest {
+    let mut state: u64 = 1;
+    let mut letter = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(b'a' + u8::try_from((state >> 33) % 26).unwrap())
+    };
+    let padding: String = (0..20_000).map(|_| letter()).collect();
+    let payload = serde_json::json!({ "key": event.key, "number": event.number, "padding": padding });
+    event.request().json(&payload).unwrap()
+}
+
+/// The number of held events, of attempts, and the error of the one parked key, if there is one.
+async fn parked(pool: &PgPool) -> Option<(i64, i32, String)> {
+    let select = "select (select count(*) from tidings.held), attempts, error_kind from tidings.parked";
+    sqlx::query_as(select).fetch_optional(pool).await.unwrap()
+}
+
+/// An event that the topic refuses, so many of its key behind it, and some of another key of its lane.
+struct Scene {
+    world: World,
+    producer: Producer,
+    refused: Numbered,
+    behind: Ledger,
+    other: Ledger,
+}
+
+impl Scene {
+    async fn with(world: World, behind: usize, settings: &[(&str, &str)]) -> Self {
+        let producer = world.producer_with(settings).await;
+        let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
+        let (mut stuck, mut free) = (Sequence::of("tenant-1"), Sequence::of(neighbour_of("tenant-1", LANES)));
+        let refused = stuck.next();
+        producer.emit(large(&refused).policy(always)).await.unwrap();
+        let mut scene = Self { world, producer, refused, behind: Ledger::default(), other: Ledger::default() };
+        let relay = RunningRelay::of(&scene.producer);
+        let pool = scene.world.pool();
+        eventually("the key is parked", async || parked(&pool).await.map(drop)).await;
+        relay.stop().await;
+        for events in stuck.take(behind).chunks(500) {
+            let requests = events.iter().map(|event| event.request().policy(always)).collect();
+            assert!(scene.producer.emit_batch(requests).await.iter().all(Result::is_ok));
+            scene.behind.accept_all(events.iter().cloned());
+        }
+        for event in free.take(20) {
+            scene.producer.emit(event.request().policy(always)).await.unwrap();
+            scene.other.accept(event);
+        }
+        scene.other = std::mem::take(&mut scene.other);
+        scene
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parked_key_blocks_no_other_however_many_events_it_has() {
+    /// More than the relay keeps in memory.
+    const BEHIND: usize = 8_000;
+    let world = world!(open_with_topic, &[SMALL_RECORDS]);
+    let scene = Scene::with(world, BEHIND, &[]).await;
+    let (world, pool) = (&scene.world, scene.world.pool());
+    let relay = RunningRelay::of(&scene.producer);
+    world.records_with(scene.other.ids()).await;
+    eventually("all of the key are held", async || {
+        (parked(&pool).await?.0 == i64::try_from(BEHIND).unwrap() + 1).then_some(())
+    })
+    .await;
+    let ids: Vec<_> = world.records_now().await.iter().map(|record| record.id()).collect();
+    assert_eq!(ids.len(), scene.other.accepted_count(), "nothing of the parked key is on the topic");
+    // Its owner goes, and the next one has to know.
+    relay.stop().await;
+    let _relay = RunningRelay::of(&scene.producer);
+    assert!(parked(&pool).await.unwrap().2 == "too_large");
+    alter(&world.brokers, &world.topic, "max.message.bytes", "100000").await;
+    world.arrived(&scene.refused.id).await;
+    let records = world.records_with(scene.behind.ids()).await;
+    let all = Ledger::default();
+    all.accept(scene.refused);
+    let verdict = {
+        let of_key: Vec<_> = records.into_iter().filter(|record| record.key == b"tenant-1").collect();
+        let mut behind = scene.behind;
+        behind.accept_before(all);
+        behind.check(&of_key)
+    };
+    verdict.assert_kept();
+    eventually("the key is free", async || parked(&pool).await.is_none().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_policy_sends_a_poisonous_event_to_its_dead_letter_topic_and_its_key_goes_on() {
+    let world = world!(open_with_topic, &[SMALL_RECORDS]);
+    let dead_letters = format!("{}.dlq", world.topic);
+    topic::create_with(&world.brokers, &dead_letters, 1, &[]).await;
+    let settings = [("STREAMING_EVENT_POLICIES", "order.changed.poison=dead_letter")];
+    let scene = Scene::with(world, 100, &settings).await;
+    let _relay = RunningRelay::of(&scene.producer);
+    let world = &scene.world;
+    world.records_with(scene.behind.ids()).await;
+    let dead = topic::read_until(&world.brokers, &dead_letters, [scene.refused.id.clone()].into()).await;
+    assert_eq!(dead.len(), 1);
+    let headers = dead[0].headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+    let letter = DeadLetter::read(headers, DEAD_LETTER_PREFIX).unwrap();
+    assert_eq!((letter.source_topic, &*letter.error_class, letter.retry_count), (world.topic.clone(), "too_large", 2));
+    let of_key = world.records_now().await.into_iter().filter(|record| record.key == b"tenant-1").collect::<Vec<_>>();
+    scene.behind.check(&of_key).assert_kept();
+}
