@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::attribute::Source;
 use crate::naming::Naming;
 use crate::policy::{PolicyOverrides, parse_bool};
+use crate::sanitize::sanitize;
 use crate::wire::{DEAD_LETTER_PREFIX, HeaderStyle};
 
 pub(crate) mod security;
@@ -234,7 +235,7 @@ impl Vars {
             return default;
         };
         parse(text).unwrap_or_else(|| {
-            self.faults.push(format!("{name}=`{text}`: expected {expected}"));
+            self.faults.push(format!("{name}=`{}`: expected {expected}", sanitize(text)));
             default
         })
     }
