@@ -70,8 +70,11 @@ pub enum ErrorKind {
     Timeout,
     /// The broker throttles, or the client's queue stayed full.
     Overloaded,
-    /// The broker does not let this client do that, or does not know it.
+    /// The broker does not let this client do that.
     Unauthorized,
+    /// The broker does not know this client, or the client does not trust the broker: a wrong password, certificate or
+    /// token, say.
+    Unauthenticated,
     /// The topic does not exist and was not created.
     UnknownTopic,
     /// The broker refused this record for what it is.
@@ -104,6 +107,7 @@ impl ErrorKind {
             Self::Timeout => "timeout",
             Self::Overloaded => "overloaded",
             Self::Unauthorized => "unauthorized",
+            Self::Unauthenticated => "unauthenticated",
             Self::UnknownTopic => "unknown_topic",
             Self::RecordRejected => "record_rejected",
             Self::ClientFailed => "client_failed",
@@ -131,7 +135,7 @@ impl ErrorKind {
     /// Whether the same call may succeed later, unchanged.
     #[must_use]
     pub fn is_retryable(self) -> bool {
-        self.is_broker_health() || matches!(self, Self::CircuitOpen | Self::LaneSpilled | Self::Storage)
+        self.is_outage() || matches!(self, Self::CircuitOpen | Self::LaneSpilled | Self::Storage)
     }
 
     /// Whether an event that fails so may go to its dead-letter topic: the broker refused it, and is there.
@@ -139,9 +143,14 @@ impl ErrorKind {
         matches!(self, Self::TooLarge | Self::Unauthorized | Self::UnknownTopic | Self::RecordRejected)
     }
 
-    /// Whether the failure says something about the broker rather than about one event.
+    /// Whether nothing is wrong with the event, and the cluster takes none now: such an event goes to the outbox.
+    pub(crate) fn is_outage(self) -> bool {
+        self.is_broker_health() || self == Self::Unauthenticated
+    }
+
+    /// Whether the failure says something about the broker rather than about one event or this client.
     ///
-    /// Only these failures count for the breaker and send an event to the outbox.
+    /// Only these failures count for the breaker.
     pub(crate) fn is_broker_health(self) -> bool {
         matches!(self, Self::BrokerUnavailable | Self::Timeout | Self::Overloaded | Self::ClientFailed)
     }
@@ -257,10 +266,18 @@ mod tests {
             ErrorKind::CircuitOpen,
             ErrorKind::Timeout,
             ErrorKind::Unauthorized,
+            ErrorKind::Unauthenticated,
             ErrorKind::Storage,
         ] {
             assert!(!(kind.is_caller_error() && kind.is_retryable()), "{kind}");
         }
+    }
+
+    #[test]
+    fn a_client_that_is_not_let_in_is_an_outage_that_says_nothing_of_the_brokers_health() {
+        let kind = ErrorKind::Unauthenticated;
+        assert!(kind.is_outage() && kind.is_retryable());
+        assert!(!kind.is_broker_health() && !kind.is_dead_letter() && !kind.is_caller_error());
     }
 
     #[test]
