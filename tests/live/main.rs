@@ -1,6 +1,6 @@
 //! The promises on a real Kafka and a real PostgreSQL, through kills, stops and cut connections.
 //!
-//! They want `KAFKA_BROKERS` and `DATABASE_URL`, as `scripts/services env` prints them; `scripts/test` sets everything up.
+//! They want `KAFKA_BROKERS` and `DATABASE_URL`, and those of `security` some more, as `scripts/services env` prints them; `scripts/test` sets everything up.
 #![allow(clippy::disallowed_methods, reason = "tests are the callers who own the tasks and read the environment")]
 #![allow(
     clippy::unwrap_used,
@@ -21,5 +21,6 @@ mod outage;
 mod private_kafka;
 mod proxy;
 mod relay;
+mod security;
 mod transactional;
 mod world;

@@ -174,15 +174,15 @@ pub(crate) async fn settled(pool: &PgPool) -> i64 {
 fn services(test: &str) -> Option<(String, String)> {
     let services = env::var("KAFKA_BROKERS").ok().zip(env::var("DATABASE_URL").ok());
     if services.is_none() {
-        skip(test);
+        skip(test, "KAFKA_BROKERS and DATABASE_URL");
     }
     services
 }
 
 /// Says, past the test harness, that a test did not run; fails if that must not be.
-fn skip(test: &str) {
+pub(crate) fn skip(test: &str, lacks: &str) {
     let name = test.split("::").take_while(|part| *part != "{{closure}}").skip(1).collect::<Vec<_>>().join("::");
-    let line = format!("SKIPPED LIVE TEST {name}: set KAFKA_BROKERS and DATABASE_URL (see `scripts/services env`)\n");
+    let line = format!("SKIPPED LIVE TEST {name}: set {lacks} (see `scripts/services env`)\n");
     // Printing would be captured and thrown away.
     std::io::stderr().write_all(line.as_bytes()).unwrap();
     for forbids in ["CI", "TIDINGS_REQUIRE_LIVE"] {
