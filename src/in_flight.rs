@@ -35,7 +35,6 @@ impl InFlight {
     }
 
     /// How many there are.
-    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "asked by the Kafka client"))]
     pub(crate) fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
     }

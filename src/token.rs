@@ -56,7 +56,6 @@ pub trait TokenProvider: Send + Sync + 'static {
 
 /// A token, whose it is, and until when it is valid. Its `Debug` does not show it.
 #[derive(Clone)]
-#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "read by the Kafka client"))]
 pub struct Token {
     pub(crate) value: Secret,
     pub(crate) principal: String,
