@@ -214,3 +214,18 @@ impl Transport for KafkaTransport {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_setting_does_not_quote_it() {
+        let mut config = rdkafka::ClientConfig::new();
+        // Read when it is set, as no secret is today.
+        config.set("socket.timeout.ms", "pl4nted");
+        let error = KafkaTransport::new(&config, None).unwrap_err();
+        assert!(format!("{error:?}").contains("socket.timeout.ms"), "{error:?}");
+        assert!(!format!("{error:?}").contains("pl4nted"), "{error:?}");
+    }
+}

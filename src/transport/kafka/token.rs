@@ -226,6 +226,14 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_that_nobody_waited_for_is_forgotten() {
+        let runtime = current_thread();
+        let tokens = tokens(&runtime, || Box::pin(async { good("t0ken") }));
+        tokens.0.lock().answer = Some(Err("the identity service is away".into()));
+        next_beside(&runtime, &tokens).unwrap();
+    }
+
+    #[test]
     fn a_runtime_that_is_gone_and_a_client_that_is_closed_wait_for_nobody() {
         let runtime = current_thread();
         let tokens = tokens(&runtime, || Box::pin(std::future::pending()));

@@ -9,6 +9,7 @@ use super::{PASSWORD, Secured, Settings, USER, secured};
 use crate::proxy::Proxy;
 use crate::support::events::{Ledger, Sequence, stored_reason};
 use crate::support::relaying::RunningRelay;
+use crate::support::waiting::PATIENCE;
 use crate::world::logged;
 
 /// What no emit of a client that is not let in may take longer than: it does not wait for the delivery timeout of 30 s.
@@ -82,10 +83,11 @@ async fn events_of_a_client_that_is_not_let_in_are_stored_before_the_direct_time
     let world = &secured.world;
     let mut settings = secured.named("SCRAM-SHA-256", USER, "wrong");
     // Longer than the test's patience.
-    settings.push(("STREAMING_DIRECT_TIMEOUT_MS", "600000".into()));
+    settings.push(("STREAMING_DIRECT_TIMEOUT_MS", "3600000".into()));
+    settings.push(("STREAMING_RECORD_DELIVERY_TIMEOUT_S", "3600".into()));
     let outside = secured.builder(&settings).with_outbox(world.outbox()).build().await.unwrap();
     let (ledger, mut sequence) = (Ledger::default(), Sequence::of("tenant-1"));
-    let first = ledger.emit(&outside, sequence.next()).await.unwrap();
+    let first = tokio::time::timeout(PATIENCE, ledger.emit(&outside, sequence.next())).await.unwrap().unwrap();
     assert_eq!(stored_reason(&first), Some(StoredReason::PublishFailed));
     let second = ledger.emit(&outside, sequence.next()).await.unwrap();
     assert_eq!(stored_reason(&second), Some(StoredReason::LaneSpilled));
