@@ -30,15 +30,13 @@ use crate::config::security::Secret;
 /// impl TokenProvider for Metadata {
 ///     fn token(&self) -> BoxFuture<'_, Result<Token, Box<dyn Error + Send + Sync>>> {
 ///         Box::pin(async {
-///             let value = "eyJhbGciOi…".replace('…', ""); // here you ask your identity service
+///             let value = "eyJhbGciOiJSUzI1NiJ9.e30.c2ln"; // here you ask your identity service
 ///             Ok(Token::new(value, "orders", Utc::now() + TimeDelta::hours(1)))
 ///         })
 ///     }
 /// }
 ///
-/// let config = Config::from_vars([("STREAMING_SASL_MECHANISM", "OAUTHBEARER"), ("STREAMING_SASL_ALLOW_PLAINTEXT", "true")]);
-/// # #[cfg(any(feature = "tls", feature = "tls-vendored"))]
-/// let config = config?.with_token_provider(Metadata);
+/// let config = Config::from_env()?.with_token_provider(Metadata); // and then `Producer::builder`, or `tidings::emitter`
 /// # Ok::<(), tidings::Error>(())
 /// ```
 pub trait TokenProvider: Send + Sync + 'static {
