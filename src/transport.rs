@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::BoxFuture;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::wire::Headers;
 
 #[cfg(feature = "kafka")]
@@ -95,6 +95,13 @@ pub trait Transport: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// May be dropped at any time.
     fn flush(&self, timeout: Duration) -> BoxFuture<'_, bool>;
+
+    /// Why the other side does not let this client in, or the client does not trust it, if that is so: records wait, and
+    /// fail only when their time is over. Asked on behalf of a caller that has waited in vain; records that are submitted
+    /// later may then fail at once, unsent. Defaults to none.
+    fn refusal(&self) -> Option<Error> {
+        None
+    }
 
     /// Asks the other side for a sign of life.
     ///

@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::in_flight::InFlight;
 use crate::naming::Naming;
 use crate::outbox::Outbox;
+use crate::token::TokenProvider;
 use crate::transport::Transport;
 use crate::wire::dead_letter::DeadLetters;
 
@@ -49,6 +50,12 @@ impl ProducerBuilder {
         self
     }
 
+    /// Sets where the clients get their tokens, as [`Config::with_token_provider`] does. Defaults to none.
+    pub fn with_token_provider(mut self, provider: impl TokenProvider) -> Self {
+        self.config = self.config.with_token_provider(provider);
+        self
+    }
+
     /// Sets how topics and types are named. Defaults to what the configuration says.
     pub fn with_naming(mut self, naming: Naming) -> Self {
         self.naming = Some(naming);
@@ -80,7 +87,10 @@ impl ProducerBuilder {
         let catalog = CompiledCatalog::compile(self.catalog, &settings)?;
         let transports = match self.transport {
             Some(transport) => Transports::fixed(transport),
-            None => Transports(kafka(&config)?),
+            None => {
+                config.client.security.check_provider()?;
+                Transports(kafka(&config)?)
+            }
         };
         let fallback = match self.outbox {
             Some(outbox) => Some(Arc::new(Fallback::open(outbox).await?)),
@@ -109,20 +119,26 @@ impl ProducerBuilder {
 
 #[cfg(feature = "kafka")]
 fn kafka(config: &Config) -> Result<Arc<Connect>> {
-    use crate::transport::kafka::{KafkaTransport, config::client_config};
+    use crate::transport::kafka::{KafkaTransport, config::client_config, token::Tokens};
 
     if config.client.brokers.is_empty() {
         let message =
             "streaming is enabled and there are no brokers: set STREAMING_BROKERS, or STREAMING_ENABLED=false";
         return Err(Error::new(ErrorKind::InvalidConfig, message));
     }
+    let provider = config.client.security.provider.as_ref().map(|provider| Arc::clone(&provider.0));
+    // `build` is asynchronous, and so on the runtime; the relay's client may be made elsewhere.
+    let runtime = tokio::runtime::Handle::try_current().map_err(|source| {
+        Error::new(ErrorKind::InvalidConfig, "a producer is built on a tokio runtime").with_source(source)
+    })?;
     let (direct, relay) = (client_config(config, Role::Direct), client_config(config, Role::Relay));
     Ok(Arc::new(move |role| {
         let config = match role {
             Role::Direct => &direct,
             Role::Relay => &relay,
         };
-        Ok(Arc::new(KafkaTransport::new(config)?) as Arc<dyn Transport>)
+        let tokens = provider.as_ref().map(|provider| Tokens::new(Arc::clone(provider), runtime.clone()));
+        Ok(Arc::new(KafkaTransport::new(config, tokens)?) as Arc<dyn Transport>)
     }))
 }
 
