@@ -1,5 +1,6 @@
 //! What carries records away: Kafka, or memory in tests.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,6 +102,20 @@ pub trait Transport: std::fmt::Debug + Send + Sync + 'static {
     /// later may then fail at once, unsent. Defaults to none.
     fn refusal(&self) -> Option<Error> {
         None
+    }
+
+    /// The largest record that each of these topics takes, in bytes, as far as the other side says so within `timeout`.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time.
+    fn max_record_bytes<'a>(
+        &'a self,
+        topics: &'a [Arc<str>],
+        timeout: Duration,
+    ) -> BoxFuture<'a, HashMap<Arc<str>, usize>> {
+        let _ = (topics, timeout);
+        Box::pin(std::future::ready(HashMap::new()))
     }
 
     /// Asks the other side for a sign of life.

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use super::fallback::Fallback;
 use uuid::Uuid;
@@ -18,6 +19,9 @@ use crate::outbox::Outbox;
 use crate::token::TokenProvider;
 use crate::transport::Transport;
 use crate::wire::dead_letter::DeadLetters;
+
+/// How long a start may wait for the topics' limits. A broker that is down must not keep a service from starting.
+const LIMITS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Makes a [`Producer`]; from [`Producer::builder`].
 #[derive(Debug)]
@@ -62,9 +66,10 @@ impl ProducerBuilder {
         self
     }
 
-    /// Compiles the catalog, makes the client, and looks up how far the outbox is.
+    /// Compiles the catalog, makes the client, and looks up how far the outbox is, and how large a record each topic takes.
     ///
-    /// The broker need not answer yet. The outbox's database must.
+    /// The broker need not answer yet: it is asked for one second at most, and what it does not say is not known until the next
+    /// start. Then it is the broker that refuses a record that its topic does not take. The outbox's database must answer.
     ///
     /// # Errors
     ///
@@ -84,7 +89,7 @@ impl ProducerBuilder {
             has_outbox: self.outbox.is_some(),
             max_record_bytes: config.max_record_bytes,
         };
-        let catalog = CompiledCatalog::compile(self.catalog, &settings)?;
+        let mut catalog = CompiledCatalog::compile(self.catalog, &settings)?;
         let transports = match self.transport {
             Some(transport) => Transports::fixed(transport),
             None => {
@@ -92,6 +97,8 @@ impl ProducerBuilder {
                 Transports(kafka(&config)?)
             }
         };
+        let transport = transports.connect(Role::Direct)?;
+        catalog.limit_records(&transport.max_record_bytes(&catalog.topics(), LIMITS_TIMEOUT).await);
         let fallback = match self.outbox {
             Some(outbox) => Some(Arc::new(Fallback::open(outbox).await?)),
             None => None,
@@ -100,7 +107,7 @@ impl ProducerBuilder {
             Times { direct: config.direct_timeout, delivery: config.delivery_timeout, close: config.close_timeout };
         Ok(Producer(Arc::new(Shared {
             catalog,
-            client: RwLock::new(Client { transport: transports.connect(Role::Direct)?, generation: 0 }),
+            client: RwLock::new(Client { transport, generation: 0 }),
             transports,
             breaker: Arc::new(Breaker::new(&config.breaker)),
             fallback,

@@ -1,5 +1,6 @@
 //! Kafka, through librdkafka.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use crate::sanitize::sanitize;
 
 pub(crate) mod config;
 mod failure;
+mod limits;
 pub(crate) mod token;
 mod trust;
 
@@ -31,6 +33,7 @@ pub(crate) struct KafkaTransport {
     producer: ThreadedProducer<Context>,
     gauge: Arc<Gauge>,
     tokens: Option<Tokens>,
+    config: rdkafka::ClientConfig,
 }
 
 /// What the client holds, and who waits for that to change.
@@ -119,7 +122,7 @@ impl KafkaTransport {
             Error::new(ErrorKind::InvalidConfig, "the Kafka client does not accept its configuration")
                 .with_source(without_value(error))
         })?;
-        Ok(Self { producer, gauge, tokens })
+        Ok(Self { producer, gauge, tokens, config: config.clone() })
     }
 }
 
@@ -193,6 +196,15 @@ impl Transport for KafkaTransport {
 
     fn refusal(&self) -> Option<Error> {
         self.gauge.trust().give_up(Instant::now())
+    }
+
+    fn max_record_bytes<'a>(
+        &'a self,
+        topics: &'a [Arc<str>],
+        timeout: Duration,
+    ) -> BoxFuture<'a, HashMap<Arc<str>, usize>> {
+        let context = Context { gauge: Arc::clone(&self.gauge), tokens: self.tokens.clone() };
+        Box::pin(limits::max_record_bytes(&self.config, context, topics, timeout))
     }
 
     fn probe(&self, timeout: Duration) -> BoxFuture<'_, Result<()>> {

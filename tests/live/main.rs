@@ -22,6 +22,7 @@ mod outage;
 mod private_kafka;
 mod proxy;
 mod relay;
+#[cfg(any(feature = "tls", feature = "tls-vendored"))]
 mod security;
 mod strangers;
 mod transactional;

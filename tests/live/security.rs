@@ -1,7 +1,7 @@
 //! Brokers that ask who a client is, and clients that ask the same of a broker.
 
-use std::path::PathBuf;
 use std::fs;
+use std::path::PathBuf;
 
 use tidings::{Producer, ProducerBuilder};
 
