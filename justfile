@@ -49,6 +49,10 @@ vectors:
     scripts/strangers vectors >tests/vectors/murmur2.tsv.new
     mv tests/vectors/murmur2.tsv.new tests/vectors/murmur2.tsv
 
+# the property tests of parsers and state machines, with so many cases each: minutes to hours
+properties cases="20000":
+    PROPTEST_CASES={{ cases }} cargo test --all-features --lib
+
 # builds the examples
 examples:
     cargo build --all-features --examples

@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::attribute::Source;
 use crate::naming::Naming;
 use crate::policy::{PolicyOverrides, parse_bool};
+use crate::sanitize::sanitize;
 use crate::wire::dead_letter::LIB_STREAMING_PREFIX;
 use crate::wire::{DEAD_LETTER_PREFIX, HeaderStyle};
 
@@ -320,7 +321,7 @@ impl Vars {
             return default;
         };
         let Some(value) = parse(text) else {
-            let fault = format!("{name}=`{text}`: expected {expected}");
+            let fault = format!("{name}=`{}`: expected {expected}", sanitize(text));
             self.faults.push(fault);
             return default;
         };
@@ -336,6 +337,10 @@ impl Vars {
             self.faults.push(format!("{name}: expected {expected}"));
             default
         })
+    }
+
+    fn warn(&mut self, what: &str) {
+        self.warnings.push(what.to_owned());
     }
 
     fn fault(&mut self, why: &str) {
@@ -458,8 +463,7 @@ impl Vars {
     /// Tells of variables that have no effect: those of lib-streaming that have no counterpart, and misspelt ones.
     fn warn_of_unused(&mut self) {
         if self.get("STREAMING_EVENT_TOGGLES").is_some() {
-            let warning = "STREAMING_EVENT_TOGGLES has no effect: say `key.enabled=false` in STREAMING_EVENT_POLICIES";
-            self.warnings.push(warning.to_owned());
+            self.warn("STREAMING_EVENT_TOGGLES has no effect: say `key.enabled=false` in STREAMING_EVENT_POLICIES");
         }
         for name in [
             "STREAMING_SCHEMA_REGISTRY_URL",
@@ -467,7 +471,7 @@ impl Vars {
             "STREAMING_SCHEMA_REGISTRY_PASSWORD",
         ] {
             if self.get(name).is_some() {
-                self.warnings.push(format!("{name} has no effect: payloads are published as the service gives them"));
+                self.warn(&format!("{name} has no effect: payloads are published as the service gives them"));
             }
         }
         // The settings of lib-streaming's consumer are for another program.

@@ -71,10 +71,11 @@ pub enum ErrorKind {
     Timeout,
     /// The broker throttles, or the client's queue stayed full.
     Overloaded,
-    /// The broker does not know this client, or the client does not trust the broker.
-    Unauthenticated,
     /// The broker does not let this client do that.
     Unauthorized,
+    /// The broker does not know this client, or the client does not trust the broker: a wrong password, certificate or
+    /// token, say.
+    Unauthenticated,
     /// The topic does not exist and was not created.
     UnknownTopic,
     /// The broker refused this record for what it is.
@@ -108,8 +109,8 @@ impl ErrorKind {
         Self::BrokerUnavailable,
         Self::Timeout,
         Self::Overloaded,
-        Self::Unauthenticated,
         Self::Unauthorized,
+        Self::Unauthenticated,
         Self::UnknownTopic,
         Self::RecordRejected,
         Self::ClientFailed,
@@ -137,8 +138,8 @@ impl ErrorKind {
             Self::BrokerUnavailable => "broker_unavailable",
             Self::Timeout => "timeout",
             Self::Overloaded => "overloaded",
-            Self::Unauthenticated => "unauthenticated",
             Self::Unauthorized => "unauthorized",
+            Self::Unauthenticated => "unauthenticated",
             Self::UnknownTopic => "unknown_topic",
             Self::RecordRejected => "record_rejected",
             Self::ClientFailed => "client_failed",
@@ -173,11 +174,8 @@ impl ErrorKind {
     /// Whether the same call may succeed later, unchanged; of an emit in a transaction, in a new transaction.
     #[must_use]
     pub fn is_retryable(self) -> bool {
-        self.is_broker_health()
-            || matches!(
-                self,
-                Self::CircuitOpen | Self::LaneSpilled | Self::Unauthenticated | Self::Storage | Self::StorageConflict
-            )
+        self.is_outage()
+            || matches!(self, Self::CircuitOpen | Self::LaneSpilled | Self::Storage | Self::StorageConflict)
     }
 
     /// Whether an event that fails so may go to its dead-letter topic: the broker refused it, and is there.
@@ -185,9 +183,14 @@ impl ErrorKind {
         matches!(self, Self::TooLarge | Self::Unauthorized | Self::UnknownTopic | Self::RecordRejected)
     }
 
-    /// Whether the failure says something about the broker rather than about one event.
+    /// Whether nothing is wrong with the event, and the cluster takes none now: such an event goes to the outbox.
+    pub(crate) fn is_outage(self) -> bool {
+        self.is_broker_health() || self == Self::Unauthenticated
+    }
+
+    /// Whether the failure says something about the broker rather than about one event or this client.
     ///
-    /// Only these failures count for the breaker and send an event to the outbox.
+    /// Only these failures count for the breaker.
     pub(crate) fn is_broker_health(self) -> bool {
         matches!(self, Self::BrokerUnavailable | Self::Timeout | Self::Overloaded | Self::ClientFailed)
     }
@@ -359,6 +362,13 @@ mod tests {
             "| --- | --- | --- | --- | --- |".into(),
         ];
         crate::documented::check("kinds", table.into_iter().chain(ErrorKind::ALL.into_iter().map(line)));
+    }
+
+    #[test]
+    fn a_client_that_is_not_let_in_is_an_outage_that_says_nothing_of_the_brokers_health() {
+        let kind = ErrorKind::Unauthenticated;
+        assert!(kind.is_outage() && kind.is_retryable());
+        assert!(!kind.is_broker_health() && !kind.is_dead_letter() && !kind.is_caller_error());
     }
 
     #[test]

@@ -34,11 +34,16 @@ impl InFlight {
         }
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+
     /// Completes when there is none.
     pub(crate) async fn idle(&self) {
         loop {
             let idle = self.idle.notified();
-            if self.count.load(Ordering::SeqCst) == 0 {
+            if self.count() == 0 {
                 return;
             }
             idle.await;

@@ -93,6 +93,7 @@ mod relay;
 mod sanitize;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod token;
 pub mod transport;
 mod tx;
 pub mod wire;
@@ -114,6 +115,7 @@ pub use crate::outbox::sqlite::SqliteOutbox;
 pub use crate::policy::{DeliveryPolicy, DirectMode, DlqMode, OutboxMode, PoisonMode, PolicyOverride, PolicyOverrides};
 pub use crate::producer::Producer;
 pub use crate::producer::builder::ProducerBuilder;
+pub use crate::token::{Token, TokenProvider};
 pub use crate::tx::{AsTx, Tx};
 
 /// The future that an object-safe asynchronous method returns.

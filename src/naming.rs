@@ -267,4 +267,21 @@ mod tests {
         let bad = Naming::custom(|_| "not a topic".into());
         assert!(names(&bad, &definition("1.0.0"), "//s").is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_topic_is_one_that_kafka_takes_or_is_refused(
+            prefix in ".{0,20}", resource in ".{0,20}", event in ".{0,20}", source in ".{0,20}", version in "v?[0-9]{0,3}(\\.[0-9]){0,2}",
+        ) {
+            let definition = EventDefinition::new("k", resource, event).with_schema_version(version);
+            let Ok(source) = source.parse::<Source>() else { return Ok(()) };
+            for naming in [Naming::per_event(&prefix), Naming::per_application(&prefix), Naming::lib_streaming_v0_2(), Naming::lib_streaming_v3()] {
+                let Ok(Names { topic, dlq_topic, .. }) = naming.names(&definition, &source) else { continue };
+                for topic in [topic, dlq_topic] {
+                    let fits = topic.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+                    proptest::prop_assert!(fits && (1..=249).contains(&topic.len()) && topic != "." && topic != "..", "{}", topic);
+                }
+            }
+        }
+    }
 }

@@ -1,12 +1,13 @@
 //! What carries records away: Kafka, or memory in tests.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::BoxFuture;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::wire::Headers;
 
 #[cfg(feature = "kafka")]
@@ -95,6 +96,27 @@ pub trait Transport: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// May be dropped at any time.
     fn flush(&self, timeout: Duration) -> BoxFuture<'_, bool>;
+
+    /// Why the other side does not let this client in, or the client does not trust it, if that is so: records wait, and
+    /// fail only when their time is over. Asked on behalf of a caller that has waited in vain; records that are submitted
+    /// later may then fail at once, unsent. Defaults to none.
+    fn refusal(&self) -> Option<Error> {
+        None
+    }
+
+    /// The largest record that each of these topics takes, in bytes, as far as the other side says so within `timeout`.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time.
+    fn max_record_bytes<'a>(
+        &'a self,
+        topics: &'a [Arc<str>],
+        timeout: Duration,
+    ) -> BoxFuture<'a, HashMap<Arc<str>, usize>> {
+        let _ = (topics, timeout);
+        Box::pin(std::future::ready(HashMap::new()))
+    }
 
     /// Asks the other side for a sign of life.
     ///

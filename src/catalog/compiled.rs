@@ -1,6 +1,6 @@
 //! The catalog as a producer uses it: names, effective policies and constant headers worked out once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::{Catalog, EventDefinition};
@@ -18,7 +18,6 @@ pub(crate) struct CompiledCatalog {
     catalog: Catalog,
     /// In the order of the catalog's definitions.
     compiled: Vec<Compiled>,
-    max_record_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -28,6 +27,7 @@ struct Compiled {
     dlq_topic: Arc<str>,
     policy: EffectivePolicy,
     encoder: Encoder,
+    max_record_bytes: usize,
 }
 
 /// What a catalog is compiled for.
@@ -71,7 +71,22 @@ impl CompiledCatalog {
             .iter()
             .map(|definition| Compiled::new(definition, settings))
             .collect::<Result<_>>()?;
-        Ok(Self { catalog, compiled, max_record_bytes: settings.max_record_bytes })
+        Ok(Self { catalog, compiled })
+    }
+
+    /// The topics of all events.
+    pub(crate) fn topics(&self) -> Vec<Arc<str>> {
+        let topics: BTreeSet<_> = self.compiled.iter().map(|compiled| Arc::clone(&compiled.topic)).collect();
+        topics.into_iter().collect()
+    }
+
+    /// Lowers the limits of records to what their topics take.
+    pub(crate) fn limit_records(&mut self, max_bytes: &HashMap<Arc<str>, usize>) {
+        for compiled in &mut self.compiled {
+            if let Some(max_bytes) = max_bytes.get(&compiled.topic) {
+                compiled.max_record_bytes = compiled.max_record_bytes.min(*max_bytes);
+            }
+        }
     }
 
     /// What becomes of poisonous events, by definition key, and where dead ones go.
@@ -88,7 +103,7 @@ impl CompiledCatalog {
         let (index, event) = self.catalog.accept(request)?;
         let compiled = &self.compiled[index];
         let id = event.id.clone();
-        compiled.resolve(event, &policy_override, self.max_record_bytes).map_err(|error| error.with_event_id(id))
+        compiled.resolve(event, &policy_override).map_err(|error| error.with_event_id(id))
     }
 }
 
@@ -102,14 +117,15 @@ impl Compiled {
             topic: names.topic.into(),
             dlq_topic: names.dlq_topic.into(),
             policy: EffectivePolicy::compile(&definition.key, definition.policy, &operator, settings.has_outbox)?,
+            max_record_bytes: settings.max_record_bytes,
         })
     }
 
-    fn resolve(&self, event: Event, policy_override: &PolicyOverride, max_record_bytes: usize) -> Result<Resolved> {
+    fn resolve(&self, event: Event, policy_override: &PolicyOverride) -> Result<Resolved> {
         let policy = self.policy.for_request(&self.key, policy_override)?;
         let (headers, payload) = self.encoder.encode(&event);
         let record = Record { topic: Arc::clone(&self.topic), key: event.record_key.into(), headers, payload };
-        let size = record.wire_bytes();
+        let (size, max_record_bytes) = (record.wire_bytes(), self.max_record_bytes);
         if size > max_record_bytes {
             return Err(Error::new(
                 ErrorKind::TooLarge,

@@ -400,4 +400,18 @@ mod tests {
             assert!(!valid(bad) && Catalog::from_json(bad).is_err(), "{bad}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn reading_a_catalog_never_panics(
+            text in ".{0,200}",
+            members in proptest::collection::vec(("(key|resource|event|class|mode|policy|extensions|partition_key|[a-z]{3})", "[\\[\\]{}\":,a-z0-9]{0,12}"), 0..6),
+        ) {
+            let _ = (Catalog::from_toml(&text), Catalog::from_json(&text));
+            let event = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect::<Vec<_>>().join(",");
+            let _ = Catalog::from_json(&format!("{{\"events\":[{{{event}}}]}}"));
+            let event = members.iter().map(|(name, value)| format!("{name} = {value}\n")).collect::<String>();
+            let _ = Catalog::from_toml(&format!("[[events]]\n{event}"));
+        }
+    }
 }

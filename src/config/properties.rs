@@ -11,7 +11,7 @@ pub(crate) struct Properties(BTreeMap<&'static str, Secret>);
 
 /// What may be set (<https://github.com/confluentinc/librdkafka/blob/v2.12.1/CONFIGURATION.md>). What is not in this list
 /// is refused, so that a property of a later version can't break a promise unseen.
-const ALLOWED: [&str; 58] = [
+const ALLOWED: [&str; 57] = [
     "allow.auto.create.topics",
     "api.version.fallback.ms",
     "api.version.request",
@@ -53,7 +53,6 @@ const ALLOWED: [&str; 58] = [
     "ssl.ca.certificate.stores",
     "ssl.ca.location",
     "ssl.certificate.location",
-    "ssl.cipher.suites",
     "ssl.crl.location",
     "ssl.curves.list",
     "ssl.engine.id",
@@ -91,6 +90,7 @@ fn why_not(name: &str) -> &'static str {
         "enable.ssl.certificate.verification" | "ssl.endpoint.identification.algorithm" => {
             "anybody could pose as the broker; see STREAMING_TLS_CA_CERT"
         }
+        "ssl.cipher.suites" => "it keeps TLS below 1.2 out",
         "plugin.library.paths" | "interceptors" => "it would load code into the service",
         "bootstrap.servers" | "metadata.broker.list" => "set STREAMING_BROKERS",
         "client.id" => "set STREAMING_CLIENT_ID",

@@ -1,16 +1,20 @@
 //! TLS and SASL, from the environment.
 
+use std::sync::Arc;
+
 use base64::Engine;
 
-use super::Vars;
+use super::{Config, Vars};
+use crate::error::{Error, ErrorKind, Result};
 use crate::policy::parse_bool;
+use crate::token::TokenProvider;
 
 /// A value that must not be seen: its `Debug` says nothing.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);
 
 impl Secret {
-    pub(super) fn new(value: String) -> Self {
+    pub(crate) fn new(value: String) -> Self {
         Self(value)
     }
 
@@ -31,7 +35,26 @@ impl std::fmt::Debug for Secret {
 pub(crate) struct Security {
     pub(crate) tls: Option<Tls>,
     pub(crate) sasl: Option<Sasl>,
+    pub(crate) provider: Option<Provider>,
 }
+
+/// Where tokens come from. Its `Debug` says nothing, whatever that of the service's type says.
+#[derive(Clone)]
+pub(crate) struct Provider(pub(crate) Arc<dyn TokenProvider>);
+
+impl std::fmt::Debug for Provider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TokenProvider")
+    }
+}
+
+impl PartialEq for Provider {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Provider {}
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tls {
@@ -44,20 +67,52 @@ pub(crate) struct Tls {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sasl {
     pub(crate) mechanism: &'static str,
-    pub(crate) username: String,
-    pub(crate) password: Secret,
+    /// Not with tokens.
+    pub(crate) login: Option<(String, Secret)>,
 }
 
-const MECHANISMS: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
+const TOKENS: &str = "OAUTHBEARER";
+const MECHANISMS: [&str; 4] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", TOKENS];
+
+impl Config {
+    /// Sets where the clients get their tokens: `STREAMING_SASL_MECHANISM=OAUTHBEARER` needs it, other mechanisms forbid it.
+    /// Defaults to none.
+    #[must_use]
+    pub fn with_token_provider(mut self, provider: impl TokenProvider) -> Self {
+        self.client.security.provider = Some(Provider(Arc::new(provider)));
+        self
+    }
+}
+
+impl Security {
+    /// Whether there is a token provider exactly if one is needed.
+    pub(crate) fn check_provider(&self) -> Result<()> {
+        let needed = self.sasl.as_ref().is_some_and(|sasl| sasl.mechanism == TOKENS);
+        let message = match (needed, &self.provider) {
+            (true, None) => {
+                "STREAMING_SASL_MECHANISM=OAUTHBEARER needs a token provider: set one with `with_token_provider`"
+            }
+            (false, Some(_)) => "there is a token provider, which only STREAMING_SASL_MECHANISM=OAUTHBEARER asks",
+            _ => return Ok(()),
+        };
+        Err(Error::new(ErrorKind::InvalidConfig, message))
+    }
+}
 
 impl Vars {
     pub(super) fn security(&mut self) -> Security {
-        let security = Security { tls: self.tls(), sasl: self.sasl() };
-        let allowed = self.read("STREAMING_SASL_ALLOW_PLAINTEXT", false, "true or false", |text| parse_bool(text).ok());
+        let security = Security { tls: self.tls(), sasl: self.sasl(), provider: None };
+        let mut allowed = |name| self.read(name, false, "true or false", |text| parse_bool(text).ok());
+        let (allowed, by_old_name) =
+            (allowed("STREAMING_SASL_ALLOW_PLAINTEXT"), allowed("STREAMING_ALLOW_PLAINTEXT_SASL"));
+        if by_old_name {
+            self.warn("STREAMING_ALLOW_PLAINTEXT_SASL is the old name of STREAMING_SASL_ALLOW_PLAINTEXT: use that");
+        }
+        let allowed = allowed || by_old_name;
         if security.sasl.is_some() && security.tls.is_none() && !allowed {
             self.fault(
-                "STREAMING_SASL_MECHANISM is set without STREAMING_TLS_ENABLED=true: the password would be sent in the clear. Enable \
-                 TLS, or set STREAMING_SASL_ALLOW_PLAINTEXT=true if the network is to be trusted",
+                "STREAMING_SASL_MECHANISM is set without STREAMING_TLS_ENABLED=true: the password or token would be sent in the clear. \
+                 Enable TLS, or set STREAMING_SASL_ALLOW_PLAINTEXT=true if the network is to be trusted",
             );
         }
         if security.tls.is_some() && !cfg!(any(feature = "tls", feature = "tls-vendored")) {
@@ -88,13 +143,26 @@ impl Vars {
         let mechanism = self.read("STREAMING_SASL_MECHANISM", None, &MECHANISMS.join(", "), |text| {
             MECHANISMS.iter().find(|known| known.eq_ignore_ascii_case(text)).map(|known| Some(*known))
         });
+        if mechanism == Some(TOKENS) {
+            for name in ["STREAMING_SASL_USERNAME", "STREAMING_SASL_PASSWORD"] {
+                if self.vars.contains_key(name) {
+                    self.fault(&format!("{name} is set, and STREAMING_SASL_MECHANISM=OAUTHBEARER does not read it"));
+                }
+            }
+            return Some(Sasl { mechanism: TOKENS, login: None });
+        }
         let username = self.read("STREAMING_SASL_USERNAME", String::new(), "a name", |text| Some(text.into()));
         let password =
             self.read_secret("STREAMING_SASL_PASSWORD", String::new(), "a password", |text| Some(text.into()));
-        let mechanism = mechanism?;
+        let Some(mechanism) = mechanism else {
+            if !username.is_empty() || !password.is_empty() {
+                self.warn("STREAMING_SASL_USERNAME and STREAMING_SASL_PASSWORD have no effect without STREAMING_SASL_MECHANISM");
+            }
+            return None;
+        };
         self.require("STREAMING_SASL_USERNAME", !username.is_empty(), "STREAMING_SASL_MECHANISM needs it");
         self.require("STREAMING_SASL_PASSWORD", !password.is_empty(), "STREAMING_SASL_MECHANISM needs it");
-        Some(Sasl { mechanism, username, password: Secret(password) })
+        Some(Sasl { mechanism, login: Some((username, Secret(password))) })
     }
 
     /// A PEM text, as it is or in base64. It is taken for a secret: a key may have been put where a certificate belongs.
@@ -114,11 +182,9 @@ impl Vars {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Config, ErrorKind};
-
     const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 
-    fn config(vars: &[(&str, &str)]) -> crate::Result<Config> {
+    fn config(vars: &[(&str, &str)]) -> Result<Config> {
         let enabled =
             [("STREAMING_ENABLED", "1"), ("STREAMING_BROKERS", "a:1"), ("STREAMING_CLOUDEVENTS_SOURCE", "//shop")];
         Config::from_vars(enabled.into_iter().chain(vars.iter().copied()))
@@ -142,7 +208,8 @@ mod tests {
             ("STREAMING_SASL_ALLOW_PLAINTEXT", "true"),
         ];
         let sasl = config(&plain).unwrap().client.security.sasl.unwrap();
-        assert_eq!((sasl.mechanism, &*sasl.username, sasl.password.expose()), ("PLAIN", "shop", "hunter2"));
+        let (username, password) = sasl.login.unwrap();
+        assert_eq!((sasl.mechanism, &*username, password.expose()), ("PLAIN", "shop", "hunter2"));
         assert!(config(&[]).unwrap().client.security.sasl.is_none());
     }
 
@@ -158,6 +225,30 @@ mod tests {
     }
 
     #[test]
+    fn a_token_provider_is_needed_for_tokens_and_for_nothing_else() {
+        struct Never;
+        impl TokenProvider for Never {
+            fn token(&self) -> crate::BoxFuture<'_, Result<crate::Token, Box<dyn std::error::Error + Send + Sync>>> {
+                Box::pin(std::future::pending())
+            }
+        }
+        let sasl = |mechanism| Security { sasl: Some(Sasl { mechanism, login: None }), ..Security::default() };
+        let provider = || Some(Provider(Arc::new(Never)));
+        assert!(sasl(TOKENS).check_provider().is_err());
+        assert!(Security { provider: provider(), ..sasl(TOKENS) }.check_provider().is_ok());
+        assert!(Security { provider: provider(), ..sasl("PLAIN") }.check_provider().is_err());
+        assert!(Security { provider: provider(), ..Security::default() }.check_provider().is_err());
+        assert!(Security::default().check_provider().is_ok());
+    }
+
+    #[test]
+    fn a_name_or_password_beside_tokens_is_a_mistake() {
+        let tokens = [("STREAMING_SASL_MECHANISM", "OAUTHBEARER"), ("STREAMING_SASL_ALLOW_PLAINTEXT", "1")];
+        let error = config(&[tokens[0], tokens[1], ("STREAMING_SASL_PASSWORD", "hunter2")]).unwrap_err();
+        assert!(error.to_string().contains("STREAMING_SASL_PASSWORD is set"), "{error}");
+    }
+
+    #[test]
     fn no_secret_is_in_an_error_or_in_debug() {
         let planted = "pl4nted-s3cret";
         let vars = [
@@ -168,6 +259,8 @@ mod tests {
         let error = config(&vars).unwrap_err();
         assert!(!format!("{error} {error:?}").contains(planted));
         let error = config(&[("STREAMING_TLS_CLIENT_KEY", planted)]).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains(planted));
+        let error = config(&[("STREAMING_CLOUDEVENTS_SOURCE", "https://shop:pl4nted-s3cret@host/ /")]).unwrap_err();
         assert!(!format!("{error} {error:?}").contains(planted));
         let vars = [vars[0], vars[1], vars[2], ("STREAMING_SASL_ALLOW_PLAINTEXT", "true")];
         assert!(!format!("{:?}", config(&vars).unwrap()).contains(planted));

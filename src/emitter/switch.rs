@@ -12,7 +12,8 @@ use crate::outbox::Outbox;
 use crate::producer::Producer;
 
 /// The emitter that the settings ask for, and its relay: a [`Producer`] and its [`relay`](Producer::relay), or, with
-/// `STREAMING_ENABLED=false`, a [`NoopEmitter`] and a future that just waits for `shutdown`.
+/// `STREAMING_ENABLED=false`, a [`NoopEmitter`] and a future that just waits for `shutdown`. For tokens instead of passwords,
+/// see [`Config::with_token_provider`].
 ///
 /// # Errors
 ///

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use super::fallback::Fallback;
 use uuid::Uuid;
@@ -15,8 +16,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::in_flight::InFlight;
 use crate::naming::Naming;
 use crate::outbox::Outbox;
+use crate::token::TokenProvider;
 use crate::transport::Transport;
 use crate::wire::dead_letter::DeadLetters;
+
+/// How long a start may wait for the topics' limits. A broker that is down must not keep a service from starting.
+const LIMITS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Makes a [`Producer`]; from [`Producer::builder`].
 #[derive(Debug)]
@@ -49,15 +54,22 @@ impl ProducerBuilder {
         self
     }
 
+    /// Sets where the clients get their tokens, as [`Config::with_token_provider`] does. Defaults to none.
+    pub fn with_token_provider(mut self, provider: impl TokenProvider) -> Self {
+        self.config = self.config.with_token_provider(provider);
+        self
+    }
+
     /// Sets how topics and types are named. Defaults to what the configuration says.
     pub fn with_naming(mut self, naming: Naming) -> Self {
         self.naming = Some(naming);
         self
     }
 
-    /// Compiles the catalog, makes the client, and looks up how far the outbox is.
+    /// Compiles the catalog, makes the client, and looks up how far the outbox is, and how large a record each topic takes.
     ///
-    /// The broker need not answer yet. The outbox's database must.
+    /// The broker need not answer yet: it is asked for one second at most, and what it does not say is not known until the next
+    /// start. Then it is the broker that refuses a record that its topic does not take. The outbox's database must answer.
     ///
     /// # Errors
     ///
@@ -77,11 +89,16 @@ impl ProducerBuilder {
             has_outbox: self.outbox.is_some(),
             max_record_bytes: config.max_record_bytes,
         };
-        let catalog = CompiledCatalog::compile(self.catalog, &settings)?;
+        let mut catalog = CompiledCatalog::compile(self.catalog, &settings)?;
         let transports = match self.transport {
             Some(transport) => Transports::fixed(transport),
-            None => Transports(kafka(&config)?),
+            None => {
+                config.client.security.check_provider()?;
+                Transports(kafka(&config)?)
+            }
         };
+        let transport = transports.connect(Role::Direct)?;
+        catalog.limit_records(&transport.max_record_bytes(&catalog.topics(), LIMITS_TIMEOUT).await);
         let fallback = match self.outbox {
             Some(outbox) => Some(Arc::new(Fallback::open(outbox).await?)),
             None => None,
@@ -90,7 +107,7 @@ impl ProducerBuilder {
             Times { direct: config.direct_timeout, delivery: config.delivery_timeout, close: config.close_timeout };
         Ok(Producer(Arc::new(Shared {
             catalog,
-            client: RwLock::new(Client { transport: transports.connect(Role::Direct)?, generation: 0 }),
+            client: RwLock::new(Client { transport, generation: 0 }),
             transports,
             breaker: Arc::new(Breaker::new(&config.breaker)),
             fallback,
@@ -109,20 +126,26 @@ impl ProducerBuilder {
 
 #[cfg(feature = "kafka")]
 fn kafka(config: &Config) -> Result<Arc<Connect>> {
-    use crate::transport::kafka::{KafkaTransport, config::client_config};
+    use crate::transport::kafka::{KafkaTransport, config::client_config, token::Tokens};
 
     if config.client.brokers.is_empty() {
         let message =
             "streaming is enabled and there are no brokers: set STREAMING_BROKERS, or STREAMING_ENABLED=false";
         return Err(Error::new(ErrorKind::InvalidConfig, message));
     }
+    let provider = config.client.security.provider.as_ref().map(|provider| Arc::clone(&provider.0));
+    // `build` is asynchronous, and so on the runtime; the relay's client may be made elsewhere.
+    let runtime = tokio::runtime::Handle::try_current().map_err(|source| {
+        Error::new(ErrorKind::InvalidConfig, "a producer is built on a tokio runtime").with_source(source)
+    })?;
     let (direct, relay) = (client_config(config, Role::Direct), client_config(config, Role::Relay));
     Ok(Arc::new(move |role| {
         let config = match role {
             Role::Direct => &direct,
             Role::Relay => &relay,
         };
-        Ok(Arc::new(KafkaTransport::new(config)?) as Arc<dyn Transport>)
+        let tokens = provider.as_ref().map(|provider| Tokens::new(Arc::clone(provider), runtime.clone()));
+        Ok(Arc::new(KafkaTransport::new(config, tokens)?) as Arc<dyn Transport>)
     }))
 }
 

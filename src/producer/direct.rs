@@ -1,7 +1,9 @@
 //! The direct way, and the choice between the two.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::Utc;
 use futures_util::StreamExt;
@@ -17,8 +19,12 @@ use crate::event::EmitRequest;
 use crate::outbox::lane;
 use crate::policy::{DlqMode, OutboxMode};
 use crate::producer::fallback::Fallback;
-use crate::transport::{Delivery, Record, submit_when_room};
+use crate::transport::{Delivery, Record, Transport, submit_when_room};
 use crate::wire::DeadLetter;
+
+/// How long a caller waits before it asks whether the broker refuses this client. A client that is let in has a connection by
+/// then: it tries again after half a second at most, and a broker takes a tenth to say no.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How many keys of a batch are under way at a time.
 const BATCH_KEYS: usize = 256;
@@ -71,7 +77,7 @@ impl Shared {
         match self.publish(&resolved.record, Instant::now() + self.times.direct).await {
             Ok(delivery) => Ok(published(resolved, delivery)),
             // It may have arrived all the same. It is stored under the same id: a possible duplicate, never a loss.
-            Err(error) if error.kind().is_broker_health() => {
+            Err(error) if error.kind().is_outage() => {
                 tracing::debug!(%error, event_id = %resolved.id, "the broker did not take the event; it goes to the outbox");
                 let stored = fallback.store(resolved, StoredReason::PublishFailed).await;
                 stored.map_err(|failed| failed.or_ambiguous(error.is_ambiguous()))
@@ -103,7 +109,8 @@ impl Shared {
         error.with_event_id(resolved.id)
     }
 
-    /// Publishes a record, and waits for its acknowledgement until `deadline`.
+    /// Publishes a record, and waits for its acknowledgement until `deadline`, or until it is known that the broker does not
+    /// let this client in.
     ///
     /// The breaker hears of every outcome, whether or not anyone still waits for it.
     async fn publish(&self, record: &Record, deadline: Instant) -> Result<Delivery> {
@@ -119,11 +126,13 @@ impl Shared {
             // Nobody waits any more if the emit was given up, or dropped.
             let _ = sender.send(result);
         });
-        if timeout_at(deadline, submit_when_room(&*transport, record, on_delivery)).await.is_err() {
-            self.breaker.on_failure();
-            return Err(Error::new(ErrorKind::Overloaded, "the client's queue stayed full; the event was not sent"));
+        if let Err(refusal) = wait(&*transport, deadline, submit_when_room(&*transport, record, on_delivery)).await {
+            return Err(refusal.unwrap_or_else(|| {
+                self.breaker.on_failure();
+                Error::new(ErrorKind::Overloaded, "the client's queue stayed full; the event was not sent")
+            }));
         }
-        match timeout_at(deadline, delivery).await {
+        match wait(&*transport, deadline, delivery).await {
             Ok(Ok(Err(error))) if error.kind() == ErrorKind::ClientFailed => {
                 tracing::error!(%error, "the client failed for good, and is replaced");
                 self.replace_client(generation);
@@ -134,11 +143,33 @@ impl Shared {
                 let message = "the transport was dropped while the event was in flight";
                 Err(Error::new(ErrorKind::ClientFailed, message).or_ambiguous(true))
             }
-            Err(_) => {
+            // The client keeps the record, and may deliver it once it is let in: as ambiguous as one that is late.
+            Err(Some(refusal)) => Err(refusal),
+            Err(None) => {
                 self.breaker.on_failure();
                 let message = "the broker did not confirm the event in time; it may or may not have it";
                 Err(Error::new(ErrorKind::Timeout, message).or_ambiguous(true))
             }
+        }
+    }
+}
+
+/// Waits for `outcome` until `deadline`, or until the transport says why it will not come.
+async fn wait<T>(
+    transport: &dyn Transport,
+    deadline: Instant,
+    outcome: impl Future<Output = T>,
+) -> Result<T, Option<Error>> {
+    let mut outcome = pin!(outcome);
+    loop {
+        let look_at = deadline.min(Instant::now() + LOOK_EVERY);
+        match timeout_at(look_at, &mut outcome).await {
+            Ok(outcome) => return Ok(outcome),
+            Err(_) => match transport.refusal() {
+                Some(refusal) => return Err(Some(refusal)),
+                None if look_at >= deadline => return Err(None),
+                None => {}
+            },
         }
     }
 }

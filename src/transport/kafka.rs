@@ -1,9 +1,11 @@
 //! Kafka, through librdkafka.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
@@ -18,19 +20,27 @@ use crate::sanitize::sanitize;
 
 pub(crate) mod config;
 mod failure;
+mod limits;
+pub(crate) mod token;
+mod trust;
 
 use failure::failure;
+use token::Tokens;
+use trust::{Trust, is_refusal};
 
 /// A Kafka producer: idempotent, `acks=all`, partitioned by `murmur2_random` as Java's and Go's clients are.
 pub(crate) struct KafkaTransport {
     producer: ThreadedProducer<Context>,
     gauge: Arc<Gauge>,
+    tokens: Option<Tokens>,
+    config: rdkafka::ClientConfig,
 }
 
 /// What the client holds, and who waits for that to change.
 #[derive(Debug, Default)]
 struct Gauge {
     in_flight: InFlight,
+    trust: Mutex<Trust>,
     /// Told once for each record that leaves the queue.
     room: Notify,
 }
@@ -40,15 +50,51 @@ impl Gauge {
         self.in_flight.remove();
         self.room.notify_one();
     }
+
+    fn trust(&self) -> MutexGuard<'_, Trust> {
+        // Nothing panics while it holds this lock.
+        self.trust.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a record or request that failed so tells its caller.
+    fn explain(&self, failed: Error) -> Error {
+        if failed.kind().is_dead_letter() {
+            // It was a broker that said so.
+            self.trust().let_in();
+        }
+        match failed.kind() {
+            // Time went by because nobody lets the client in.
+            ErrorKind::Timeout | ErrorKind::BrokerUnavailable => self.trust().refusal(Instant::now()).unwrap_or(failed),
+            _ => failed,
+        }
+    }
 }
 
 struct Context {
     gauge: Arc<Gauge>,
+    tokens: Option<Tokens>,
 }
 
 impl ClientContext for Context {
+    /// Without the mechanism OAUTHBEARER nobody asks.
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        let tokens = self.tokens.as_ref().ok_or("there is no token provider")?;
+        let token = tokens.next().inspect_err(|error| tracing::warn!(error, "there is no token for the brokers"))?;
+        Ok(OAuthToken {
+            token: token.value.expose().to_owned(),
+            principal_name: token.principal,
+            lifetime_ms: token.expires_at.timestamp_millis(),
+        })
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "the Kafka client reports an error");
+        let reason = sanitize(reason);
+        tracing::warn!(%error, %reason, "the Kafka client reports an error");
+        if error.rdkafka_error_code().is_some_and(|code| is_refusal(code, &reason)) {
+            self.gauge.trust().refused(error, reason.into_owned(), Instant::now());
+        }
     }
 }
 
@@ -57,8 +103,11 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, on_delivery: Self::DeliveryOpaque) {
         on_delivery(match result {
-            Ok(message) => Ok(Delivery { partition: message.partition(), offset: message.offset() }),
-            Err((error, message)) => Err(failure(error, message.topic())),
+            Ok(message) => {
+                self.gauge.trust().let_in();
+                Ok(Delivery { partition: message.partition(), offset: message.offset() })
+            }
+            Err((error, message)) => Err(self.gauge.explain(failure(error, message.topic()))),
         });
         self.gauge.leave();
     }
@@ -66,22 +115,33 @@ impl ProducerContext for Context {
 
 impl KafkaTransport {
     /// A client with this configuration. It connects in the background; whether brokers answer shows later.
-    pub(crate) fn new(config: &rdkafka::ClientConfig) -> Result<Self> {
+    pub(crate) fn new(config: &rdkafka::ClientConfig, tokens: Option<Tokens>) -> Result<Self> {
         let gauge = Arc::new(Gauge::default());
-        let producer =
-            config.create_with_context(Context { gauge: Arc::clone(&gauge) }).map_err(|error| refused(&error))?;
-        Ok(Self { producer, gauge })
+        let context = Context { gauge: Arc::clone(&gauge), tokens: tokens.clone() };
+        let producer = config.create_with_context(context).map_err(|error| {
+            Error::new(ErrorKind::InvalidConfig, "the Kafka client does not accept its configuration")
+                .with_source(without_value(error))
+        })?;
+        Ok(Self { producer, gauge, tokens, config: config.clone() })
     }
 }
 
-/// Without the client's own error, which quotes the value: it may be secret.
-fn refused(error: &KafkaError) -> Error {
-    let why = match error {
-        KafkaError::ClientConfig(_, _, name, _) => format!("its property `{name}`"),
-        KafkaError::ClientCreation(why) => sanitize(why).into_owned(),
-        _ => "its configuration".to_owned(),
-    };
-    Error::new(ErrorKind::InvalidConfig, format!("the Kafka client does not accept {why}"))
+impl Drop for KafkaTransport {
+    fn drop(&mut self) {
+        // The client's thread, which is waited for, may itself wait for a task of the runtime that this one keeps busy.
+        if let Some(tokens) = &self.tokens {
+            tokens.close();
+        }
+    }
+}
+
+/// What is wrong with a configuration. The client's own error quotes the value, which may be a password.
+fn without_value(error: KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, why, property, _) => format!("{property}: {why}"),
+        KafkaError::Nul(_) => "a value has a null character".to_owned(),
+        other => sanitize(&other.to_string()).into_owned(),
+    }
 }
 
 impl std::fmt::Debug for KafkaTransport {
@@ -92,6 +152,12 @@ impl std::fmt::Debug for KafkaTransport {
 
 impl Transport for KafkaTransport {
     fn submit(&self, record: &Record, on_delivery: OnDelivery) -> Result<(), QueueFull> {
+        let waiting = self.gauge.in_flight.count();
+        let refusal = self.gauge.trust().shuts_out(waiting, Instant::now());
+        if let Some(refusal) = refusal {
+            on_delivery(Err(refusal));
+            return Ok(());
+        }
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.count());
         for (key, value) in record.headers.iter() {
             headers = headers.insert(Header { key, value: Some(value) });
@@ -128,19 +194,50 @@ impl Transport for KafkaTransport {
         Box::pin(async move { tokio::time::timeout(timeout, self.gauge.in_flight.idle()).await.is_ok() })
     }
 
+    fn refusal(&self) -> Option<Error> {
+        self.gauge.trust().give_up(Instant::now())
+    }
+
+    fn max_record_bytes<'a>(
+        &'a self,
+        topics: &'a [Arc<str>],
+        timeout: Duration,
+    ) -> BoxFuture<'a, HashMap<Arc<str>, usize>> {
+        let context = Context { gauge: Arc::clone(&self.gauge), tokens: self.tokens.clone() };
+        Box::pin(limits::max_record_bytes(&self.config, context, topics, timeout))
+    }
+
     fn probe(&self, timeout: Duration) -> BoxFuture<'_, Result<()>> {
-        let producer = self.producer.clone();
+        let (producer, gauge) = (self.producer.clone(), Arc::clone(&self.gauge));
         Box::pin(async move {
             // librdkafka has no asynchronous metadata request.
             let answer =
                 tokio::task::spawn_blocking(move || producer.client().fetch_metadata(None, timeout).map(drop)).await;
             match answer {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(failure(&error, "")),
+                Ok(Ok(())) => {
+                    gauge.trust().let_in();
+                    Ok(())
+                }
+                Ok(Err(error)) => Err(gauge.explain(failure(&error, ""))),
                 Err(cancelled) => {
                     Err(Error::new(ErrorKind::ClientFailed, "the probe was cancelled").with_source(cancelled))
                 }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_setting_does_not_quote_it() {
+        let mut config = rdkafka::ClientConfig::new();
+        // Read when it is set, as no secret is today.
+        config.set("socket.timeout.ms", "pl4nted");
+        let error = KafkaTransport::new(&config, None).unwrap_err();
+        assert!(format!("{error:?}").contains("socket.timeout.ms"), "{error:?}");
+        assert!(!format!("{error:?}").contains("pl4nted"), "{error:?}");
     }
 }

@@ -7,7 +7,8 @@ use tidings::testing::{MemoryTransport, MockEmitter};
 use tidings::transport::{Record, Transport};
 use tidings::{
     Catalog, Config, EmitRequest, Emitter, EmitterExt, Error, EventDefinition, EventId, Health, NoopEmitter,
-    PolicyOverrides, PostgresOutbox, Producer, ProducerBuilder, Receipt, Result, SqliteOutbox, Tx, outbox::Outbox,
+    PolicyOverrides, PostgresOutbox, Producer, ProducerBuilder, Receipt, Result, SqliteOutbox, Token, TokenProvider,
+    Tx, outbox::Outbox,
 };
 
 use crate::support::checker::Numbered;
@@ -25,6 +26,8 @@ fn assert_api() {
     everywhere::<Box<dyn Emitter>>();
     everywhere::<Arc<dyn Outbox>>();
     everywhere::<Arc<dyn Transport>>();
+    everywhere::<Arc<dyn TokenProvider>>();
+    everywhere::<Token>();
     everywhere::<MemoryTransport>();
     everywhere::<SqliteOutbox>();
     everywhere::<PostgresOutbox>();

@@ -8,11 +8,17 @@ use crate::support::relaying::RunningRelay;
 use crate::support::topic::alter;
 use crate::world::{World, logged, world};
 
-/// Records that are larger are refused by the topic, though not by the client.
+/// What the topic takes at most, in bytes.
 const SMALL_RECORDS: (&str, &str) = ("max.message.bytes", "3000");
 
+/// From now on the topic refuses larger records. A producer that was built before does not know it.
+pub(crate) async fn take_small_records_alone(world: &World) {
+    let (name, value) = SMALL_RECORDS;
+    alter(&world.brokers, &world.topic, name, value).await;
+}
+
 /// A request whose record is larger than that, compressed or not.
-fn large(event: &Numbered) -> EmitRequest {
+pub(crate) fn large(event: &Numbered) -> EmitRequest {
     let mut state: u64 = 1;
     let mut letter = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -24,9 +30,24 @@ fn large(event: &Numbered) -> EmitRequest {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_direct_record_that_the_topic_refuses_is_an_error_and_is_not_stored() {
+async fn a_record_that_its_topic_does_not_take_is_refused_before_anything_is_sent_or_stored() {
     let world = world!(open_with_topic, &[SMALL_RECORDS]);
+    let producer = world.producer().await;
+    let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
+    let event = Sequence::of("tenant-1").next();
+    for request in [large(&event), large(&event).policy(always)] {
+        let error = producer.emit(request).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_caller_error(), error.dead_lettered()), (ErrorKind::TooLarge, true, false));
+        assert!(error.to_string().contains("3000"), "{error}");
+    }
+    assert_eq!(logged(&world.pool()).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_direct_record_that_the_topic_refuses_is_an_error_and_is_not_stored() {
+    let world = world!();
     let producer = world.producer_with(&[("STREAMING_DIRECT_TIMEOUT_MS", "30000")]).await;
+    take_small_records_alone(&world).await;
     let error = producer.emit(large(&Sequence::of("tenant-1").next())).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge);
     assert_eq!(logged(&world.pool()).await, 0);
@@ -39,6 +60,7 @@ async fn relay_past_a_refusal(world: &World, ledger: &Ledger) {
     const EVENTS: usize = 60;
     // In batches of two or three, so that many are in flight behind the one that is refused.
     let producer = world.producer_with(&[("STREAMING_BATCH_MAX_BYTES", "1024")]).await;
+    take_small_records_alone(world).await;
     let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
     let (mut sequence, mut other) = (Sequence::of("tenant-1"), Sequence::of("tenant-2"));
     for event in sequence.take(EVENTS) {
@@ -60,7 +82,7 @@ async fn relay_past_a_refusal(world: &World, ledger: &Ledger) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_that_the_topic_refuses_is_not_lost_and_other_keys_go_by() {
-    let world = world!(open_with_topic, &[SMALL_RECORDS]);
+    let world = world!();
     let ledger = Ledger::default();
     relay_past_a_refusal(&world, &ledger).await;
     let verdict = world.verdict(&ledger).await;

@@ -1,7 +1,7 @@
 //! The promises on a real Kafka and a real PostgreSQL, through kills, stops and cut connections.
 //!
-//! They want `KAFKA_BROKERS` and `DATABASE_URL`, as `scripts/services env` prints them, and what `scripts/strangers` prints;
-//! `scripts/test` sets everything up.
+//! They want `KAFKA_BROKERS` and `DATABASE_URL`, and those of `security` some more, as `scripts/services env` prints them, and
+//! what `scripts/strangers` prints; `scripts/test` sets everything up.
 #![allow(clippy::disallowed_methods, reason = "tests are the callers who own the tasks and read the environment")]
 #![allow(
     clippy::unwrap_used,
@@ -19,10 +19,12 @@ mod gaps;
 mod instances;
 mod migrating;
 mod outage;
+mod poison;
 mod private_kafka;
 mod proxy;
-mod poison;
 mod relay;
+#[cfg(any(feature = "tls", feature = "tls-vendored"))]
+mod security;
 mod sharing;
 mod strangers;
 mod transactional;

@@ -2,8 +2,9 @@
 
 use sqlx::PgPool;
 use tidings::wire::{DEAD_LETTER_PREFIX, DeadLetter};
-use tidings::{EmitRequest, Emitter, OutboxMode, PolicyOverride, Producer};
+use tidings::{Emitter, OutboxMode, PolicyOverride, Producer};
 
+use crate::broker::{large, take_small_records_alone};
 use crate::support::checker::Numbered;
 use crate::support::events::{Ledger, Sequence};
 use crate::support::murmur2::neighbour_of;
@@ -11,21 +12,6 @@ use crate::support::relaying::RunningRelay;
 use crate::support::topic::{self, alter};
 use crate::support::waiting::eventually;
 use crate::world::{LANES, World, world};
-
-/// Records that are larger are refused by the topic, though not by the client.
-const SMALL_RECORDS: (&str, &str) = ("max.message.bytes", "3000");
-
-/// A request whose record is larger than that, compressed or not.
-pub(crate) fn large(event: &Numbered) -> EmitRequest {
-    let mut state: u64 = 1;
-    let mut letter = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        char::from(b'a' + u8::try_from((state >> 33) % 26).unwrap())
-    };
-    let padding: String = (0..20_000).map(|_| letter()).collect();
-    let payload = serde_json::json!({ "key": event.key, "number": event.number, "padding": padding });
-    event.request().json(&payload).unwrap()
-}
 
 /// The number of held events, of attempts, and the error of the one parked key, if there is one.
 async fn parked(pool: &PgPool) -> Option<(i64, i32, String)> {
@@ -45,11 +31,12 @@ struct Scene {
 impl Scene {
     async fn with(world: World, behind: usize, settings: &[(&str, &str)]) -> Self {
         let producer = world.producer_with(settings).await;
+        take_small_records_alone(&world).await;
         let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
         let (mut stuck, mut free) = (Sequence::of("tenant-1"), Sequence::of(neighbour_of("tenant-1", LANES)));
         let refused = stuck.next();
         producer.emit(large(&refused).policy(always)).await.unwrap();
-        let mut scene = Self { world, producer, refused, behind: Ledger::default(), other: Ledger::default() };
+        let scene = Self { world, producer, refused, behind: Ledger::default(), other: Ledger::default() };
         let relay = RunningRelay::of(&scene.producer);
         let pool = scene.world.pool();
         eventually("the key is parked", async || parked(&pool).await.map(drop)).await;
@@ -63,7 +50,6 @@ impl Scene {
             scene.producer.emit(event.request().policy(always)).await.unwrap();
             scene.other.accept(event);
         }
-        scene.other = std::mem::take(&mut scene.other);
         scene
     }
 }
@@ -72,7 +58,7 @@ impl Scene {
 async fn a_parked_key_blocks_no_other_however_many_events_it_has() {
     /// More than the relay keeps in memory.
     const BEHIND: usize = 8_000;
-    let world = world!(open_with_topic, &[SMALL_RECORDS]);
+    let world = world!();
     let scene = Scene::with(world, BEHIND, &[]).await;
     let (world, pool) = (&scene.world, scene.world.pool());
     let relay = RunningRelay::of(&scene.producer);
@@ -90,21 +76,18 @@ async fn a_parked_key_blocks_no_other_however_many_events_it_has() {
     alter(&world.brokers, &world.topic, "max.message.bytes", "100000").await;
     world.arrived(&scene.refused.id).await;
     let records = world.records_with(scene.behind.ids()).await;
+    // With the one that was refused, which came first.
     let all = Ledger::default();
-    all.accept(scene.refused);
-    let verdict = {
-        let of_key: Vec<_> = records.into_iter().filter(|record| record.key == b"tenant-1").collect();
-        let mut behind = scene.behind;
-        behind.accept_before(all);
-        behind.check(&of_key)
-    };
-    verdict.assert_kept();
+    all.accept(scene.refused.clone());
+    all.accept_all(scene.behind.accepted());
+    let of_key: Vec<_> = records.into_iter().filter(|record| record.key == b"tenant-1").collect();
+    all.check(&of_key).assert_kept();
     eventually("the key is free", async || parked(&pool).await.is_none().then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_policy_sends_a_poisonous_event_to_its_dead_letter_topic_and_its_key_goes_on() {
-    let world = world!(open_with_topic, &[SMALL_RECORDS]);
+    let world = world!();
     let dead_letters = format!("{}.dlq", world.topic);
     topic::create_with(&world.brokers, &dead_letters, 1, &[]).await;
     let settings = [("STREAMING_EVENT_POLICIES", "order.changed.poison=dead_letter")];

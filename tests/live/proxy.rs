@@ -1,4 +1,4 @@
-//! A network between the service and its database that can stop carrying without a word.
+//! A network between the service and its services that can stop carrying without a word.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,8 +19,13 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) async fn to(host: &str, port: u16) -> Self {
+        Self::at("127.0.0.1", host, port).await
+    }
+
+    /// One that listens on this address.
+    pub(crate) async fn at(address: &str, host: &str, port: u16) -> Self {
         let target = tokio::net::lookup_host((host, port)).await.unwrap().next().unwrap();
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let generation = Arc::new(watch::Sender::new(0));
         let task = tokio::spawn(accept(listener, target, Arc::clone(&generation)));

@@ -106,6 +106,10 @@ impl Ledger {
         }
     }
 
+    pub(crate) fn accepted(&self) -> Vec<Numbered> {
+        self.lock().accepted.clone()
+    }
+
     pub(crate) fn accepted_count(&self) -> usize {
         self.lock().accepted.len()
     }

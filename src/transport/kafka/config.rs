@@ -63,7 +63,9 @@ fn secure(client: &mut ClientConfig, security: &Security) {
     };
     client.set("security.protocol", protocol);
     if let Some(Tls { ca, identity }) = &security.tls {
-        // That the host name is checked is librdkafka's default.
+        // That the host name is checked is librdkafka's default. It has no property for the least version, but no cipher is
+        // left for one below TLS 1.2, whatever version and policy of OpenSSL there is.
+        client.set("ssl.cipher.suites", "DEFAULT:!SSLv3:!TLSv1.0");
         if let Some(ca) = ca {
             client.set("ssl.ca.pem", ca);
         }
@@ -71,8 +73,11 @@ fn secure(client: &mut ClientConfig, security: &Security) {
             client.set("ssl.certificate.pem", certificate).set("ssl.key.pem", key.expose());
         }
     }
-    if let Some(Sasl { mechanism, username, password }) = &security.sasl {
-        client.set("sasl.mechanism", *mechanism).set("sasl.username", username).set("sasl.password", password.expose());
+    if let Some(Sasl { mechanism, login }) = &security.sasl {
+        client.set("sasl.mechanism", *mechanism);
+        if let Some((username, password)) = login {
+            client.set("sasl.username", username).set("sasl.password", password.expose());
+        }
     }
 }
 
@@ -125,8 +130,17 @@ mod tests {
             assert_eq!(client.get("acks"), Some("all"));
             assert_eq!(client.get("enable.idempotence"), Some("true"));
             assert_eq!(client.get("partitioner"), Some("murmur2_random"));
-            assert!(super::super::KafkaTransport::new(&client).is_ok());
+            assert!(super::super::KafkaTransport::new(&client, None).is_ok());
         }
+    }
+
+    #[test]
+    #[cfg(any(feature = "tls", feature = "tls-vendored"))]
+    fn tls_leaves_no_cipher_for_versions_below_1_2() {
+        let config = Config::from_vars([("STREAMING_TLS_ENABLED", "true")]).unwrap();
+        let client = client_config(&config, Role::Direct);
+        assert_eq!(client.get("ssl.cipher.suites"), Some("DEFAULT:!SSLv3:!TLSv1.0"));
+        assert!(super::super::KafkaTransport::new(&client, None).is_ok(), "OpenSSL knows the names");
     }
 
     #[test]

@@ -5,16 +5,17 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 
 use crate::error::{Error, ErrorKind};
 
+pub(super) const UNAUTHENTICATED: &str =
+    "the broker does not know this client, or the client does not trust the broker";
+
 /// The error for a record, or a request, that failed.
 pub(super) fn failure(error: &KafkaError, topic: &str) -> Error {
     let (kind, ambiguous) = error.rdkafka_error_code().map_or(UNKNOWN, meaning);
     let message = match kind {
         ErrorKind::Timeout => "the broker did not confirm the record in time; it may or may not have it".into(),
         ErrorKind::Overloaded => "the broker or the client is overloaded".into(),
-        ErrorKind::Unauthenticated => "the broker does not know this client, or the client does not trust the broker: \
-                                       check the credentials and certificates"
-            .into(),
         ErrorKind::Unauthorized => format!("the broker does not allow this client to write to `{topic}`"),
+        ErrorKind::Unauthenticated => UNAUTHENTICATED.into(),
         ErrorKind::UnknownTopic => format!("the topic `{topic}` does not exist and was not created"),
         ErrorKind::TooLarge => format!("the record is larger than the broker accepts on `{topic}`"),
         ErrorKind::RecordRejected => format!("the broker refused the record for `{topic}`"),
@@ -22,6 +23,11 @@ pub(super) fn failure(error: &KafkaError, topic: &str) -> Error {
         _ => "no broker could take the record".to_owned(),
     };
     Error::new(kind, message).or_ambiguous(ambiguous).with_source(error.clone())
+}
+
+/// The kind of a code.
+pub(super) fn kind(code: Code) -> ErrorKind {
+    meaning(code).0
 }
 
 /// The kind of a code, and whether the record may be on the topic all the same.
