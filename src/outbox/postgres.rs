@@ -475,11 +475,12 @@ impl Outbox for PostgresOutbox {
 
 /// The statement that writes progress down.
 fn settle(progress: &[Progress]) -> Query<'_, Postgres, PgArguments> {
+    type Rows = fn(&Progress) -> &[(Bytes, i64)];
     let mut statement = sqlx::query(SETTLE)
         .bind(progress.iter().map(|p| lane_number(p.lane)).collect::<Vec<_>>())
         .bind(progress.iter().map(|p| p.epoch).collect::<Vec<_>>())
         .bind(progress.iter().map(|p| multirange::to_text(&p.settled)).collect::<Vec<_>>());
-    let held: [fn(&Progress) -> &Vec<(Bytes, i64)>; 2] = [|p| &p.held, |p| &p.unheld];
+    let held: [Rows; 2] = [|p| &p.held, |p| &p.unheld];
     for held in held {
         let rows = || progress.iter().flat_map(|p| held(p).iter().map(|row| (lane_number(p.lane), row)));
         statement = statement
