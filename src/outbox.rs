@@ -133,6 +133,16 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
+    /// As [`heads`](Self::heads), but `last` is not below any number that was given out before this was called and whose
+    /// transaction is open, or may commit. May wait for those transactions.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    fn drawn(&self) -> BoxFuture<'_, Result<Vec<Head>>> {
+        self.heads()
+    }
+
     /// Completes when somebody elsewhere has called [`wake`](Self::wake) since this last completed; perhaps never.
     ///
     /// # Cancel safety
@@ -213,6 +223,17 @@ pub struct Head {
     pub last: i64,
     /// Every number below this one is delivered, or will never be.
     pub floor: i64,
+    /// The highest number of which this is known; 0 if of none. Above `last` only if that was set back.
+    pub highest_settled: i64,
+    /// Which life of the database this is; see [`Page::life`].
+    pub life: i64,
+}
+
+impl Head {
+    /// Whether no number that is yet to be given out counts as delivered already.
+    pub(crate) fn is_sound(self) -> bool {
+        self.highest_settled <= self.last
+    }
 }
 
 /// A lane that a relay owns.
@@ -239,6 +260,8 @@ pub struct Leases {
     pub leases: Vec<Lease>,
     /// How many lanes are its share.
     pub share: usize,
+    /// Which life of the database this is; see [`Page::life`].
+    pub life: i64,
 }
 
 /// A key whose first event can't be delivered for what it is.
@@ -306,6 +329,9 @@ pub struct Page {
     /// Every transaction that got its id before a mark that is at most this high has ended, and what it committed is in
     /// sight of this page.
     pub horizon: u64,
+    /// Which life of the database the page is from. A database that was started anew may be an older one, restored or
+    /// promoted, that gives numbers out again: what was leased in another life counts no more.
+    pub life: i64,
 }
 
 /// A row as it was read.
@@ -364,6 +390,11 @@ pub struct Settled {
     pub lanes: Vec<u16>,
     /// A mark that is higher than the id of every transaction that had drawn a number before.
     pub mark: u64,
+}
+
+/// The highest number of a set; 0 if it is empty.
+pub(crate) fn highest(set: &RangeSet<i64>) -> i64 {
+    set.last().map_or(0, |range| range.end - 1)
 }
 
 /// The first number from 1 on that a set lacks.

@@ -212,11 +212,11 @@ impl Producer {
         let ids: Vec<_> = resolved.iter().map(|resolved| (resolved.id.clone(), resolved.policy.enabled())).collect();
         let enabled = resolved.into_iter().filter(|resolved| resolved.policy.enabled());
         let rows: Vec<_> = enabled.map(|resolved| Row::new(resolved, fallback.lanes)).collect();
-        let floors: Vec<_> = rows.iter().map(|row| fallback.spills.floor(row.lane)).collect();
+        let known: Vec<_> = rows.iter().map(|row| fallback.spills.known(row.lane)).collect();
         let numbers = if rows.is_empty() { Vec::new() } else { fallback.outbox.append_in(tx, &rows).await? };
-        for ((row, number), floor) in rows.iter().zip(&numbers).zip(floors) {
+        for ((row, number), known) in rows.iter().zip(&numbers).zip(known) {
             // Spilled already before the commit: no direct event of the key may come in between.
-            fallback.spill(row.lane, *number, floor)?;
+            fallback.spill(row.lane, *number, known).await?;
         }
         let mut stored = rows.iter().zip(numbers);
         let receipt = |(event_id, enabled)| {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::BoxFuture;
 use crate::error::{ErrorKind, Result};
-use crate::outbox::{Hole, Lease, Leases, Limits, Outbox, Page, Parked, StoredRow};
+use crate::outbox::{Hole, Lease, Leases, Limits, Outbox, Page, Parked, StoredRow, highest};
 use crate::producer::fallback::Fallback;
 use crate::producer::{Role, Transports};
 use crate::transport::{Delivery, Transport};
@@ -43,6 +43,8 @@ const SAVE_EVERY: Duration = Duration::from_millis(50);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How often the relay looks who writes, as long as there are gaps. Most are closed by the other proof before.
 const ASK_WITNESSES_EVERY: Duration = Duration::from_millis(500);
+/// How often the relay asks whether numbers that it was told of were given out, if they do not show.
+const ASK_DRAWN_EVERY: Duration = Duration::from_millis(100);
 /// How often delivered events that are old enough are dropped.
 const RETAIN_EVERY: Duration = Duration::from_secs(60);
 /// No statement of the relay may keep it from its leases for longer.
@@ -116,7 +118,10 @@ pub(crate) struct Relay {
     poll: Poll,
     witnesses: Witnesses,
     ask_witnesses_at: Instant,
+    ask_drawn_at: Instant,
     renew_at: Instant,
+    /// Of which life of the database the leases are.
+    life: i64,
     /// Behind this the leases may be somebody else's.
     leased_until: Instant,
     save_at: Instant,
@@ -148,7 +153,9 @@ impl Relay {
             poll: Poll::new(now),
             witnesses: Witnesses::default(),
             ask_witnesses_at: now,
+            ask_drawn_at: now,
             renew_at: now,
+            life: 0,
             leased_until: now,
             save_at: now,
             retain_at: now + RETAIN_EVERY,
@@ -166,6 +173,7 @@ impl Relay {
             self.retry_stuck();
             self.submit()?;
             self.save(false).await;
+            self.ask_drawn().await;
             self.ask_witnesses().await;
             self.retry_parked().await;
             self.hand_over().await;
@@ -203,9 +211,10 @@ impl Relay {
             return;
         }
         match within(self.outbox.lease(self.id, LEASE_TIME)).await {
-            Some(Leases { leases, share }) => {
+            Some(Leases { leases, share, life }) => {
                 // Counted from before the question, so never longer than the database counts it.
                 self.leased_until = asked_at + LEASE_TIME;
+                self.life = life;
                 let pause = if leases.len() < share { ASK_EVERY } else { RENEW_EVERY };
                 self.renew_at = asked_at + if self.adopt(leases).await { pause } else { RETRY_AFTER };
             }
@@ -445,6 +454,28 @@ impl Relay {
         }
     }
 
+    /// Finds out which numbers were given out that this process knows of and that do not show: they are not committed yet, or
+    /// never will be. What the process knows is of an earlier life of the database perhaps.
+    async fn ask_drawn(&mut self) {
+        let now = Instant::now();
+        if now < self.ask_drawn_at || !self.lanes.values().any(|lane| lane.is_behind) {
+            return;
+        }
+        self.ask_drawn_at = now + ASK_DRAWN_EVERY;
+        let spills = &self.fallback.spills;
+        let known: Vec<_> = (0..self.fallback.lanes).map(|lane| spills.known(lane)).collect();
+        let Some(heads) = within(self.outbox.drawn()).await else { return };
+        for ((index, known), head) in (0..).zip(known).zip(heads) {
+            if head.last < known.last {
+                spills.go_back(index, known, &head);
+            }
+            if let Some(lane) = self.lanes.get_mut(&index).filter(|lane| lane.is_behind) {
+                lane.is_behind = false;
+                lane.cursor.expect(head.last);
+            }
+        }
+    }
+
     /// Looks who writes, as long as there are gaps.
     async fn ask_witnesses(&mut self) {
         let now = Instant::now();
@@ -493,7 +524,7 @@ impl Relay {
     fn look(&mut self, answer: Answer) {
         let now = Instant::now();
         let Answer { holes, epochs, limits, ended, page } = answer;
-        let Page { mut rows, horizon } = match page {
+        let Page { mut rows, horizon, life } = match page {
             Ok(page) => page,
             Err(error) => {
                 tracing::warn!(%error, "a page could not be read; trying again");
@@ -501,6 +532,11 @@ impl Relay {
                 return;
             }
         };
+        if life != self.life {
+            tracing::warn!("the database was started anew; its lanes are leased anew");
+            self.renew_at = now;
+            return;
+        }
         self.poll.read(now, !rows.is_empty());
         rows.sort_unstable_by_key(|row| (row.lane, row.sequence));
         let mut rows = rows.into_iter().peekable();
@@ -520,9 +556,8 @@ impl Relay {
             lane.cursor.look(&Look { hole, numbers: &numbers, cut, horizon, ended });
             if cut {
                 cut_lane = Some(hole.lane);
-            } else if hole.high == i64::MAX && numbers.is_empty() {
-                // Told of numbers that do not show: they are not committed yet, or never will be.
-                lane.cursor.expect(self.fallback.spills.last(hole.lane));
+            } else if hole.high == i64::MAX {
+                lane.is_behind = numbers.is_empty() && self.fallback.spills.last(hole.lane) >= hole.low;
             }
             self.fallback.spills.settle_below(hole.lane, lane.floor());
             for row in found {
@@ -532,7 +567,7 @@ impl Relay {
                 }
             }
         }
-        self.poll.expect(self.lanes.values().any(|lane| lane.cursor.has_gaps()));
+        self.poll.expect(self.lanes.values().any(|lane| lane.is_behind || lane.cursor.has_gaps()));
     }
 
     /// When there is next something to do without being told.
@@ -542,6 +577,7 @@ impl Relay {
             Some(self.renew_at.min(self.retain_at)),
             unsaved.then_some(self.save_at),
             self.lanes.values().any(|lane| lane.cursor.has_gaps()).then_some(self.ask_witnesses_at),
+            self.lanes.values().any(|lane| lane.is_behind).then_some(self.ask_drawn_at),
             // When there is no room, a report tells that there is again.
             (!reading && self.readable().next().is_some()).then(|| self.poll.due_at()),
             self.lanes.values().filter_map(Lane::next_due).min(),
@@ -572,7 +608,7 @@ impl Relay {
 /// Whether the numbers of a lane go on where they ended. If not, as after a restore of the database without its sequences,
 /// new events would be taken for delivered ones.
 fn is_sound(lease: &Lease) -> bool {
-    let highest = lease.settled.last().map_or(0, |range| range.end - 1);
+    let highest = highest(&lease.settled);
     if lease.last < highest {
         tracing::error!(
             lane = lease.lane,

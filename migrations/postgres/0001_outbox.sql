@@ -18,12 +18,13 @@ create table tidings.outbox (
 
 create index on tidings.outbox (lane, seq);
 
--- How far each lane has been relayed, and by whom. The set of published numbers is small: its holes are what counts. A
--- paused lane is released by its owner, and taken by nobody.
+-- How far each lane has been relayed, and by whom, in which life of the database. The set of published numbers is small: its
+-- holes are what counts. A paused lane is released by its owner, and taken by nobody.
 create table tidings.lane (
   lane        smallint primary key,
   owner       text,
   epoch       bigint not null default 0,
+  life        bigint,
   lease_until timestamptz,
   paused      boolean not null default false,
   published   int8multirange not null default '{}'
@@ -73,6 +74,11 @@ end $$;
 -- of the two. That a number is proven dead once every older transaction has ended rests on it.
 create function tidings.next_seq(lane smallint) returns bigint language sql volatile
 return nextval(case when pg_current_xact_id() is not null then ('tidings.lane_' || lane || '_seq')::regclass end);
+
+-- Which life of the database this is. After a failover or a restore numbers and transaction ids may be given out again, so a
+-- lease of another life is void.
+create function tidings.life() returns bigint language sql stable
+return (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint;
 
 -- Empties the tables of the ring whose events are all older than `keep` and delivered, and says how many. No writer waits
 -- for it: writers use the table of the day. A transaction that wrote to an older one and is still open holds its lock, and

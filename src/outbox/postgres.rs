@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgListener, PgPoolOptions, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgExecutor, PgPool, Postgres, Row as _};
+use sqlx::{Connection as _, PgExecutor, PgPool, Postgres, Row as _};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -86,11 +87,12 @@ const APPEND: &str = "
 const HEADS: &str = "
     select coalesce(pg_sequence_last_value(('tidings.lane_' || lane || '_seq')::regclass), 0) as last,
            least(lower(int8multirange(int8range(1, null)) - published),
-                 (select min(seq) from tidings.held h where h.lane = l.lane)) as floor
+                 (select min(seq) from tidings.held h where h.lane = l.lane)) as floor,
+           coalesce(upper(published) - 1, 0) as highest_settled, tidings.life() as life
     from tidings.lane l order by lane";
 
 /// The share of this relay, $1: each has as many lanes as the others, and those that come first one more if need be. What it
-/// has too many of it may not keep.
+/// has too many of it may not keep. An epoch is a time, as it must not be one that the relay had before the database was set back.
 const LEASE: &str = "
     with me as (
       insert into tidings.relay (id, seen_until) values ($1, clock_timestamp() + $2 * interval '1 millisecond')
@@ -110,12 +112,14 @@ const LEASE: &str = "
       order by lane limit greatest((select lanes from share) - (select count(*) from mine), 0)
       for update skip locked)
     update tidings.lane l
-    set epoch = epoch + (owner is distinct from $1)::int, owner = $1,
+    set epoch = case when owner = $1 and life = tidings.life() then epoch
+                else greatest(epoch + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint) end,
+        owner = $1, life = tidings.life(),
         lease_until = clock_timestamp() + $2 * interval '1 millisecond'
     where owner = $1 or lane in (select lane from free)
     returning lane, epoch, published::text as published,
               coalesce(pg_sequence_last_value(('tidings.lane_' || lane || '_seq')::regclass), 0) as last,
-              coalesce((select keep from mine where mine.lane = l.lane), true) as keep, (select lanes from share) as share";
+              coalesce((select keep from mine where mine.lane = l.lane), true) as keep, (select lanes from share) as share, life";
 
 const RELEASE: &str = "
     with gone as (delete from tidings.relay where id = $1 and $3)
@@ -138,7 +142,7 @@ const HELD: &str = "
 /// the rows before: the one that reaches the limit is the last.
 const PAGE: &str = "
     with snapshot as materialized (select pg_snapshot_xmin(pg_current_snapshot())::text as horizon)
-    select snapshot.horizon, o.* from snapshot left join lateral (
+    select snapshot.horizon, tidings.life() as life, o.* from snapshot left join lateral (
       select r.lane, r.seq, r.topic, r.record_key, r.headers, r.payload, r.envelope_version
       from unnest($1::smallint[], $2::bigint[], $3::bigint[]) as hole(lane, low, high)
       cross join lateral (
@@ -152,12 +156,16 @@ const PAGE: &str = "
       where r.before < $5
     ) o on true";
 
-/// An insert into the log takes its lock before it draws a number, and holds it until its transaction has ended and can be
-/// seen. A prepared transaction has no process.
+/// An insert into the log takes its lock before it draws a number, has a transaction id by then, and holds the locks of both
+/// until its transaction has ended and can be seen. The id stays the same when the transaction is prepared; its process and
+/// its virtual id do not. All locks are read at once.
 const WRITERS: &str = "
-    select coalesce(pid, 0) || ' ' || virtualtransaction from pg_locks
-    where locktype = 'relation' and relation = 'tidings.outbox'::regclass and mode = 'RowExclusiveLock' and granted
-      and database = (select oid from pg_database where datname = current_database())";
+    with locks as materialized (select * from pg_locks where granted)
+    select distinct x.transactionid::text
+    from locks l join locks x using (virtualtransaction)
+    where l.locktype = 'relation' and l.relation = 'tidings.outbox'::regclass and l.mode = 'RowExclusiveLock'
+      and l.database = (select oid from pg_database where datname = current_database())
+      and x.locktype = 'transactionid' and x.mode = 'ExclusiveLock'";
 
 /// The mark is this statement's own transaction id: it is allocated after every gap that the relay has seen. What is said
 /// of a lane whose lease was lost is left out altogether.
@@ -166,7 +174,7 @@ const SETTLE: &str = "
     updated as (
       update tidings.lane l set published = l.published + d.settled::int8multirange
       from unnest($1::smallint[], $2::bigint[], $3::text[]) as d(lane, epoch, settled)
-      where l.lane = d.lane and l.epoch = d.epoch
+      where l.lane = d.lane and l.epoch = d.epoch and l.life = tidings.life()
       returning l.lane),
     held as (
       insert into tidings.held (lane, record_key, seq)
@@ -270,16 +278,51 @@ async fn applied(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<i32>> {
     sqlx::query_scalar("select version from tidings.migration order by version").fetch_all(executor).await
 }
 
-/// Runs a statement, for [`STATEMENT_TIMEOUT`] at most. A connection that does not answer is not used again.
+/// Runs a statement, for [`STATEMENT_TIMEOUT`] at most.
 async fn fetch(pool: &PgPool, statement: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
-    let mut connection = pool.acquire().await?;
+    within(pool.acquire().await?, statement).await
+}
+
+/// The same on this connection. One that does not answer is not used again.
+async fn within(
+    mut connection: PoolConnection<Postgres>,
+    statement: Query<'_, Postgres, PgArguments>,
+) -> sqlx::Result<Vec<PgRow>> {
     match tokio::time::timeout(STATEMENT_TIMEOUT, statement.fetch_all(&mut *connection)).await {
         Ok(rows) => rows,
         Err(_) => {
             connection.close_on_drop();
-            Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))
+            Err(timed_out())
         }
     }
+}
+
+fn timed_out() -> sqlx::Error {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
+}
+
+/// Whether the connection was gone, be it before the statement or in its middle.
+fn was_cut_off(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() != std::io::ErrorKind::TimedOut,
+        // The server's last words: class 57 is that of an operator, of which P01 to P03 are a shutdown, a crash and a start.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| ["57P01", "57P02", "57P03"].contains(&&*code)),
+        _ => false,
+    }
+}
+
+/// A connection that answers. Dead ones are thrown away.
+async fn alive(pool: &PgPool) -> sqlx::Result<PoolConnection<Postgres>> {
+    let look = async {
+        loop {
+            let mut connection = pool.acquire().await?;
+            if connection.ping().await.is_ok() {
+                return Ok(connection);
+            }
+            connection.close_on_drop();
+        }
+    };
+    tokio::time::timeout(STATEMENT_TIMEOUT, look).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
 /// The statement that appends these rows, and yields their numbers in its first column.
@@ -333,8 +376,16 @@ impl Outbox for PostgresOutbox {
 
     fn append<'a>(&'a self, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<i64>>> {
         Box::pin(async {
-            let appended = fetch(&self.writer, append(rows)).await.and_then(|rows| numbers(&rows));
-            appended.map_err(failed("appending to the log"))
+            let mut appended = fetch(&self.writer, append(rows)).await;
+            if appended.as_ref().is_err_and(was_cut_off) {
+                // All connections of a database that was started anew are dead, and each would fail an emit. If it was carried
+                // out after all, there are two rows with one event id, the second a duplicate like any other.
+                appended = match alive(&self.writer).await {
+                    Ok(connection) => within(connection, append(rows)).await,
+                    Err(error) => Err(error),
+                };
+            }
+            appended.and_then(|rows| numbers(&rows)).map_err(failed("appending to the log"))
         })
     }
 
@@ -353,7 +404,11 @@ impl Outbox for PostgresOutbox {
 
     fn heads(&self) -> BoxFuture<'_, Result<Vec<Head>>> {
         Box::pin(async {
-            let head = |row: PgRow| Ok(Head { last: row.try_get("last")?, floor: row.try_get("floor")? });
+            let head = |row: PgRow| {
+                let (last, floor) = (row.try_get("last")?, row.try_get("floor")?);
+                let (highest_settled, life) = (row.try_get("highest_settled")?, row.try_get("life")?);
+                Ok(Head { last, floor, highest_settled, life })
+            };
             let rows = fetch(&self.writer, sqlx::query(HEADS)).await;
             rows.and_then(|rows| rows.into_iter().map(head).collect()).map_err(failed("reading the lanes"))
         })
@@ -518,6 +573,7 @@ fn leases(rows: &[PgRow]) -> sqlx::Result<Leases> {
     let mut leases = Leases::default();
     for row in rows {
         let published: &str = row.try_get("published")?;
+        leases.life = row.try_get("life")?;
         leases.share = usize::try_from(row.try_get::<i64, _>("share")?).unwrap_or_default();
         leases.leases.push(Lease {
             lane: lane_of(row, "lane")?,
@@ -548,8 +604,9 @@ fn parked(row: &PgRow) -> sqlx::Result<(u16, Parked)> {
 }
 
 fn page(rows: &[PgRow]) -> sqlx::Result<Page> {
-    let mut page = Page { rows: Vec::with_capacity(rows.len()), horizon: 0 };
+    let mut page = Page { rows: Vec::with_capacity(rows.len()), horizon: 0, life: 0 };
     for row in rows {
+        page.life = row.try_get("life")?;
         let horizon: &str = row.try_get("horizon")?;
         page.horizon = horizon.parse().map_err(|source: std::num::ParseIntError| sqlx::Error::Decode(source.into()))?;
         // Without a row in any hole there is one line that has the horizon alone.

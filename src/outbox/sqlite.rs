@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::failure::{failed, failed_in_transaction};
 use super::{
     Command, Head, HeldRow, Hole, Lease, Leases, Limits, Outbox, Page, Parked, Progress, RETENTION, Row, Settled,
-    StoredRow, envelope, floor, migration, multirange, seconds_of, time_of,
+    StoredRow, envelope, floor, highest, migration, multirange, seconds_of, time_of,
 };
 use crate::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
@@ -179,6 +179,17 @@ async fn applied(executor: impl SqliteExecutor<'_>) -> sqlx::Result<Vec<i32>> {
     sqlx::query_scalar("select version from tidings_migration order by version").fetch_all(executor).await
 }
 
+async fn heads(executor: impl SqliteExecutor<'_>) -> sqlx::Result<Vec<Head>> {
+    let head = |row: SqliteRow| {
+        let settled = set_of(&row, "published")?;
+        let (last, held) = (row.try_get("last")?, row.try_get::<Option<i64>, _>("held")?);
+        let floor = floor(&settled);
+        let floor = held.map_or(floor, |held| floor.min(held));
+        Ok(Head { last, floor, highest_settled: highest(&settled), life: 0 })
+    };
+    sqlx::query(HEADS).fetch_all(executor).await?.into_iter().map(head).collect()
+}
+
 /// One statement a row: it draws the number and writes the row at once, so that no other writer comes between.
 async fn append(connection: &mut SqliteConnection, rows: &[Row]) -> sqlx::Result<Vec<i64>> {
     let mut numbers = Vec::with_capacity(rows.len());
@@ -256,14 +267,19 @@ impl Outbox for SqliteOutbox {
     }
 
     fn heads(&self) -> BoxFuture<'_, Result<Vec<Head>>> {
+        Box::pin(async { heads(&self.pool).await.map_err(failed("reading the lanes")) })
+    }
+
+    /// With the writers' lock: no transaction is open then, and a number without a row is one that was rolled back.
+    fn drawn(&self) -> BoxFuture<'_, Result<Vec<Head>>> {
         Box::pin(async {
-            let head = |row: SqliteRow| {
-                let settled = floor(&set_of(&row, "published")?);
-                let held: Option<i64> = row.try_get("held")?;
-                Ok(Head { last: row.try_get("last")?, floor: held.map_or(settled, |held| settled.min(held)) })
+            let drawn = async {
+                let mut tx = self.pool.begin_with("begin immediate").await?;
+                let heads = heads(&mut *tx).await?;
+                tx.rollback().await?;
+                Ok(heads)
             };
-            let rows = sqlx::query(HEADS).fetch_all(&self.pool).await;
-            rows.and_then(|rows| rows.into_iter().map(head).collect()).map_err(failed("reading the lanes"))
+            drawn.await.map_err(failed("reading the lanes"))
         })
     }
 
@@ -287,7 +303,7 @@ impl Outbox for SqliteOutbox {
                 let rows = sqlx::query(LEASED).bind(&owner).bind(share).fetch_all(&mut *tx).await?;
                 tx.commit().await?;
                 let leases = rows.iter().map(lease).collect::<sqlx::Result<_>>()?;
-                Ok(Leases { leases, share: usize::try_from(share).unwrap_or_default() })
+                Ok(Leases { leases, share: usize::try_from(share).unwrap_or_default(), life: 0 })
             };
             leases.await.map_err(failed("leasing lanes"))
         })
@@ -347,7 +363,7 @@ impl Outbox for SqliteOutbox {
     fn page<'a>(&'a self, holes: &'a [Hole], limits: Limits) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
             // Numbers have no gaps, and one that was drawn and rolled back is drawn again: none is ever proven dead.
-            let mut page = Page { rows: Vec::new(), horizon: 0 };
+            let mut page = Page { rows: Vec::new(), horizon: 0, life: 0 };
             let read = async {
                 // One snapshot for all holes: else a row that is committed while they are read, one after another, could be
                 // missed below one that was committed after it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::spill::Spills;
+use super::spill::{Known, Spills};
 use crate::catalog::compiled::Resolved;
 use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
@@ -48,7 +48,7 @@ impl Fallback {
     pub(crate) async fn store(&self, resolved: Resolved, reason: StoredReason) -> Result<Receipt> {
         let row = Row::new(resolved, self.lanes);
         let lane = row.lane;
-        let floor = self.spills.floor(lane);
+        let known = self.spills.known(lane);
         let numbers = within(STORE_TIMEOUT, self.outbox.append(std::slice::from_ref(&row))).await;
         let numbers = numbers.map_err(|error| error.with_event_id(row.event_id.clone()))?;
         let Some(&sequence) = numbers.first() else {
@@ -56,7 +56,10 @@ impl Fallback {
                 Error::new(ErrorKind::Storage, "the outbox gave the event no number").with_event_id(row.event_id)
             );
         };
-        self.spill(lane, sequence, floor).map_err(|error| error.with_event_id(row.event_id.clone()))?;
+        self.spill(lane, sequence, known).await.map_err(|error| {
+            let may_be_relayed = error.kind() == ErrorKind::Storage;
+            error.or_ambiguous(may_be_relayed).with_event_id(row.event_id.clone())
+        })?;
         if !self.spills.is_relayed_here(lane) {
             self.wake_others().await;
         }
@@ -80,22 +83,37 @@ impl Fallback {
         within(LOOK_UP_TIMEOUT, self.outbox.wake()).await
     }
 
-    /// Says that an event of the lane is in the outbox, or will be. `floor` is that of the lane before it was appended.
+    /// Says that an event of the lane is in the outbox, or will be. `known` is what was known of the lane before it was appended:
+    /// a number below that floor was given out before. That is right if the whole database is an older one.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Schema`] if the database gave it a number that it had given out before: the relay would take it for
-    /// delivered.
-    pub(crate) fn spill(&self, lane: u16, number: i64, floor: i64) -> Result<()> {
+    /// [`ErrorKind::Schema`] if the sequence alone was set back: the relay takes the event for delivered.
+    pub(crate) async fn spill(&self, lane: u16, number: i64, known: Known) -> Result<()> {
         self.spills.spill(lane, number);
-        if number >= floor {
+        if number >= known.floor {
             return Ok(());
         }
-        let message = format!(
-            "the outbox's lane {lane} counts again from {number}, which was delivered long ago: its sequence was set back, as by \
-             a restore; set it to the highest number of the lane before anything else is emitted"
-        );
-        Err(Error::new(ErrorKind::Schema, message))
+        let now = self.spills.known(lane);
+        let heads = within(LOOK_UP_TIMEOUT, self.outbox.heads()).await?;
+        match heads.get(usize::from(lane)) {
+            Some(head) if head.life != known.life && head.is_sound() => {
+                tracing::warn!(
+                    lane,
+                    number,
+                    "the outbox's database is an older one than it was: numbers are given out again"
+                );
+                self.spills.go_back(lane, now, head);
+                Ok(())
+            }
+            _ => Err(Error::new(
+                ErrorKind::Schema,
+                format!(
+                    "the outbox's lane {lane} counts again from {number}, which was delivered long ago: its sequence was set back; \
+                     set it to the highest number of the lane before anything else is emitted"
+                ),
+            )),
+        }
     }
 
     /// Whether a direct event of the lane could overtake one in the outbox.

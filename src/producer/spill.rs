@@ -1,6 +1,7 @@
 //! Which lanes have events in the outbox that a direct event could overtake. Pure state: no I/O, no clock.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -8,8 +9,8 @@ use crate::outbox::Head;
 
 /// For each lane the highest number that this process knows to be given out, and the number below which all are settled.
 ///
-/// A lane is *spilled* while the one is not below the other. Both only ever grow, so readers need no lock: whoever sees a
-/// lane settled sees it after the events that were spilled had reached the topic.
+/// A lane is *spilled* while the one is not below the other. Both only grow, unless the database is set back, so readers need no
+/// lock: whoever sees a lane settled sees it after the events that were spilled had reached the topic.
 #[derive(Debug)]
 pub(crate) struct Spills {
     lanes: Box<[Lane]>,
@@ -23,13 +24,36 @@ pub(crate) struct Spills {
 struct Lane {
     last: AtomicI64,
     floor: AtomicI64,
+    /// The life of the database that the floor is of.
+    life: AtomicI64,
+    /// Counts the numbers that were given out; held while `last` changes.
+    draws: Mutex<u64>,
     /// Whether a relay of this producer has the lane.
     relayed_here: AtomicBool,
 }
 
+/// What was known of a lane at some time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known {
+    /// All numbers of the lane below this one were settled. One that is drawn later is not below it, unless the database's
+    /// numbers have gone back.
+    pub(crate) floor: i64,
+    /// The life of the database in which that was so.
+    pub(crate) life: i64,
+    /// The highest number that was given out.
+    pub(crate) last: i64,
+    draws: u64,
+}
+
 impl Spills {
     pub(crate) fn new(lanes: u16) -> Self {
-        let lane = || Lane { last: AtomicI64::new(0), floor: AtomicI64::new(1), relayed_here: AtomicBool::new(false) };
+        let lane = || Lane {
+            last: AtomicI64::new(0),
+            floor: AtomicI64::new(1),
+            life: AtomicI64::new(0),
+            draws: Mutex::default(),
+            relayed_here: AtomicBool::new(false),
+        };
         Self { lanes: (0..lanes).map(|_| lane()).collect(), spilled: Notify::new(), settled: Notify::new() }
     }
 
@@ -43,14 +67,22 @@ impl Spills {
 
     /// Says that the lane has an event of this number, committed or to be.
     pub(crate) fn spill(&self, lane: u16, number: i64) {
-        self.lanes[usize::from(lane)].last.fetch_max(number, Ordering::SeqCst);
+        let lane = &self.lanes[usize::from(lane)];
+        {
+            let mut draws = lane.draws.lock().unwrap_or_else(PoisonError::into_inner);
+            *draws += 1;
+            lane.last.fetch_max(number, Ordering::SeqCst);
+        }
         self.spilled.notify_one();
     }
 
-    /// All numbers of the lane below this one are known to be settled. One that is drawn later is not below it, unless the
-    /// database's numbers have gone back.
-    pub(crate) fn floor(&self, lane: u16) -> i64 {
-        self.lanes[usize::from(lane)].floor.load(Ordering::SeqCst)
+    /// What is known of the lane now.
+    pub(crate) fn known(&self, lane: u16) -> Known {
+        let lane = &self.lanes[usize::from(lane)];
+        let draws = lane.draws.lock().unwrap_or_else(PoisonError::into_inner);
+        // Life first: `go_back` changes it last.
+        let life = lane.life.load(Ordering::SeqCst);
+        Known { floor: lane.floor.load(Ordering::SeqCst), life, last: lane.last.load(Ordering::SeqCst), draws: *draws }
     }
 
     /// The highest number of the lane that is known to be given out.
@@ -82,11 +114,27 @@ impl Spills {
         }
     }
 
+    /// Takes over what the outbox says of a lane of which more was `known` before it was asked: numbers were rolled back that
+    /// will be given out again, or the database is an older one.
+    pub(crate) fn go_back(&self, lane: u16, known: Known, head: &Head) {
+        let lane = &self.lanes[usize::from(lane)];
+        let draws = lane.draws.lock().unwrap_or_else(PoisonError::into_inner);
+        // Otherwise a number was given out since, perhaps one that the answer does not know.
+        if *draws == known.draws && head.last < known.last {
+            lane.last.store(head.last, Ordering::SeqCst);
+        }
+        lane.floor.fetch_min(head.floor, Ordering::SeqCst);
+        lane.life.store(head.life, Ordering::SeqCst);
+        drop(draws);
+        self.settled.notify_waiters();
+    }
+
     /// Takes over what the outbox says at start: events that an earlier process stored are spilled too.
     pub(crate) fn start_from(&self, heads: &[Head]) {
         for (lane, head) in self.lanes.iter().zip(heads) {
             lane.last.fetch_max(head.last, Ordering::SeqCst);
             lane.floor.fetch_max(head.floor, Ordering::SeqCst);
+            lane.life.store(head.life, Ordering::SeqCst);
         }
     }
 
@@ -112,6 +160,10 @@ impl Spills {
 mod tests {
     use super::*;
 
+    fn head(last: i64, floor: i64) -> Head {
+        Head { last, floor, highest_settled: floor - 1, life: 1 }
+    }
+
     #[test]
     fn a_lane_is_spilled_until_all_that_was_given_out_is_settled() {
         let spills = Spills::new(2);
@@ -136,11 +188,39 @@ mod tests {
     }
 
     #[test]
+    fn a_lane_that_has_gone_back_is_spilled_by_the_numbers_that_are_given_out_again() {
+        let spills = Spills::new(1);
+        spills.spill(0, 100);
+        spills.settle_below(0, 101);
+        spills.spill(0, 12);
+        assert!(!spills.is_spilled(0));
+        let known = spills.known(0);
+        spills.go_back(0, known, &head(12, 12));
+        assert!(spills.is_spilled(0) && spills.last(0) == 12 && spills.known(0).life == 1);
+        spills.settle_below(0, 13);
+        assert!(!spills.is_spilled(0));
+    }
+
+    #[test]
+    fn a_number_that_was_rolled_back_is_forgotten_unless_it_was_given_out_again_meanwhile() {
+        let spills = Spills::new(1);
+        spills.settle_below(0, 7);
+        spills.spill(0, 7);
+        let known = spills.known(0);
+        spills.spill(0, 7);
+        spills.go_back(0, known, &head(6, 7));
+        assert!(spills.is_spilled(0), "the second 7 is one that the answer does not know");
+        let known = spills.known(0);
+        spills.go_back(0, known, &head(6, 7));
+        assert!(!spills.is_spilled(0));
+    }
+
+    #[test]
     fn what_an_earlier_process_left_in_the_outbox_is_spilled() {
         let spills = Spills::new(2);
-        spills.start_from(&[Head { last: 9, floor: 4 }, Head { last: 9, floor: 10 }]);
+        spills.start_from(&[head(9, 4), head(9, 10)]);
         assert!(spills.is_spilled(0) && !spills.is_spilled(1));
-        spills.refresh(&[Head { last: 12, floor: 10 }, Head { last: 9, floor: 10 }]);
+        spills.refresh(&[head(12, 10), head(9, 10)]);
         assert!(!spills.is_spilled(0));
     }
 }

@@ -43,6 +43,8 @@ pub(crate) struct Lane {
     pub(crate) cursor: Cursor,
     /// Whether the lane goes to another relay, once nothing of it is in flight.
     pub(crate) leaving: bool,
+    /// Whether numbers that this process knows of did not show at the end of the last page.
+    pub(crate) is_behind: bool,
     /// How many rows the transport has.
     pub(crate) submitted: usize,
     /// Read and not settled, by number.
@@ -121,6 +123,7 @@ impl Lane {
             epoch,
             cursor,
             leaving: false,
+            is_behind: false,
             submitted: 0,
             rows: BTreeMap::new(),
             bytes: 0,

@@ -82,7 +82,7 @@ impl Outbox for FakeOutbox {
 
     fn heads(&self) -> BoxFuture<'_, Result<Vec<Head>>> {
         let last = self.rows.lock().unwrap().keys().last().copied().unwrap_or(0);
-        self.answer(vec![Head { last, floor: 1 }])
+        self.answer(vec![Head { last, floor: 1, highest_settled: 0, life: 1 }])
     }
 
     fn lease(&self, _: Uuid, _: Duration) -> BoxFuture<'_, Result<Leases>> {
@@ -90,7 +90,7 @@ impl Outbox for FakeOutbox {
         let last = self.rows.lock().unwrap().keys().last().copied().unwrap_or(0);
         let keep = !self.wanted_elsewhere.load(Ordering::SeqCst);
         let lease = Lease { lane: 0, epoch: *self.epoch.lock().unwrap(), settled, last, keep };
-        self.answer(Leases { leases: vec![lease], share: 1 })
+        self.answer(Leases { leases: vec![lease], share: 1, life: 1 })
     }
 
     fn release<'a>(&'a self, _: Uuid, lanes: &'a [u16], _: bool) -> BoxFuture<'a, Result<()>> {
@@ -117,7 +117,7 @@ impl Outbox for FakeOutbox {
         let limit = limits.rows.min(limits.bytes.div_ceil(ROW_BYTES)).try_into().unwrap();
         let of_hole = |hole: &Hole| rows.range(hole.low..hole.high).take(limit).collect::<Vec<_>>();
         let found = holes.iter().flat_map(of_hole).map(|(number, key)| row(*number, Bytes::from(key.clone())));
-        self.answer(Page { rows: found.collect(), horizon: u64::MAX })
+        self.answer(Page { rows: found.collect(), horizon: u64::MAX, life: 1 })
     }
 
     fn woken(&self) -> BoxFuture<'_, ()> {

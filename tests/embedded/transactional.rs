@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sqlx::SqlitePool;
-use tidings::{Emitter, EmitterExt, ErrorKind, StoredReason, Tx};
+use tidings::{Emitter, EmitterExt, ErrorKind, OutboxMode, PolicyOverride, StoredReason, Tx};
 
 use crate::support::events::{Ledger, Sequence, is_published, stored_at, stored_reason};
 use crate::support::relaying::RunningRelay;
@@ -154,6 +154,29 @@ async fn after_a_rollback_the_lane_goes_back_to_direct_events() {
     eventually("an emit is direct", async || {
         let receipt = ledger.emit(&producer, sequence.next()).await.unwrap();
         is_published(&receipt).then_some(())
+    })
+    .await;
+    world.verdict(&ledger).await.assert_kept();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_rollback_the_lane_is_direct_again_though_nothing_more_is_stored() {
+    let world = World::new().await;
+    let producer = world.producer().await;
+    let _relay = RunningRelay::of(&producer);
+    let (pool, ledger, mut sequence) = (world.pool(), Ledger::default(), Sequence::of("tenant-1"));
+    let mut tx = begin(&pool).await;
+    producer.emit_in(&mut tx, sequence.next().request()).await.unwrap();
+    let never = PolicyOverride::default().with_outbox(OutboxMode::Never);
+    let event = sequence.next();
+    let refused = producer.emit(event.request().policy(never)).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::LaneSpilled, "the transaction may commit still");
+    tx.rollback().await.unwrap();
+    eventually("an emit is direct", async || {
+        let event = sequence.next();
+        let result = producer.emit(event.request().policy(never)).await;
+        ledger.enter(event, &result);
+        result.ok()
     })
     .await;
     world.verdict(&ledger).await.assert_kept();

@@ -1,6 +1,7 @@
 //! Numbers that are drawn and not there: transactions that commit late, or never.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidings::{Emitter, EmitterExt, Producer};
 use uuid::Uuid;
@@ -158,6 +159,16 @@ async fn an_unrelated_transaction_that_stays_open_delays_neither_an_event_nor_th
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_of_a_prepared_transaction_is_not_lost() {
+    a_prepared_transaction_commits(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_of_a_transaction_that_is_prepared_after_its_gap_was_seen_is_not_lost() {
+    a_prepared_transaction_commits(Duration::from_secs(2)).await;
+}
+
+/// The transaction is open for this time before it is prepared.
+async fn a_prepared_transaction_commits(open_for: Duration) {
     let mut scene = Scene::on(world!()).await;
     let pool = scene.world.pool();
     let event = scene.late.next();
@@ -165,8 +176,11 @@ async fn an_event_of_a_prepared_transaction_is_not_lost() {
     let mut connection = pool.acquire().await.unwrap();
     sqlx::query("begin").execute(&mut *connection).await.unwrap();
     let (lane, _) = stored_at(&scene.emitter.emit_in(&mut connection, event.request()).await.unwrap());
+    scene.emit_other().await;
+    tokio::time::sleep(open_for).await;
     sqlx::query(&format!("prepare transaction '{gid}'")).execute(&mut *connection).await.unwrap();
     scene.many_pages().await;
+    tokio::time::sleep(open_for).await;
     scene.assert_not_arrived(&event).await;
     sqlx::query(&format!("commit prepared '{gid}'")).execute(&mut *connection).await.unwrap();
     scene.ledger.accept(event);

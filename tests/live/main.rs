@@ -20,9 +20,11 @@ mod instances;
 mod migrating;
 mod outage;
 mod poison;
-mod private_kafka;
+mod private;
+mod processes;
 mod proxy;
 mod relay;
+mod restarts;
 mod retention;
 #[cfg(any(feature = "tls", feature = "tls-vendored"))]
 mod security;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use sqlx::PgPool;
 use tidings::{Emitter, EmitterExt, Receipt, Result};
 
-use crate::private_kafka::{PrivateKafka, database_url};
+use crate::private::{Private, shared_database_url};
 use crate::support::callers::{Callers, Way};
 use crate::support::checker::Numbered;
 use crate::support::relaying::RunningRelay;
@@ -45,8 +45,8 @@ impl Way for Mixed {
 }
 
 /// Has callers emit through an outage, and checks every promise afterwards.
-async fn survive(name: &str, kafka: &mut PrivateKafka, outage: impl AsyncFnOnce(&mut PrivateKafka, &Callers)) {
-    let world = World::on(kafka.brokers.clone(), &database_url()).await;
+async fn survive(name: &str, kafka: &mut Private, outage: impl AsyncFnOnce(&mut Private, &Callers)) {
+    let world = World::on(kafka.brokers().to_owned(), &shared_database_url()).await;
     world.outbox().migrate().await.unwrap();
     let producer = world.producer().await;
     let relay = RunningRelay::of(&producer);
@@ -80,7 +80,7 @@ async fn the_promises_hold_while_the_broker_hangs() {
     /// Three times the direct timeout. How long it hangs decides nothing.
     const HANGS: Duration = Duration::from_secs(6);
     let _services = world!();
-    let mut kafka = PrivateKafka::start().await;
+    let mut kafka = Private::kafka().await;
     survive("a broker that hangs", &mut kafka, async |kafka, callers| {
         kafka.freeze();
         callers.store(CALLERS * 5).await;
@@ -93,7 +93,7 @@ async fn the_promises_hold_while_the_broker_hangs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_promises_hold_while_the_broker_is_killed_and_started_again() {
     let _services = world!();
-    let mut kafka = PrivateKafka::start().await;
+    let mut kafka = Private::kafka().await;
     survive("a broker that is killed", &mut kafka, async |kafka, callers| {
         kafka.kill();
         callers.store(CALLERS * 5).await;

@@ -1,0 +1,90 @@
+//! The database is killed, or set back to what it was, while a relay works.
+
+use tidings::{Emitter, EmitterExt, OutboxMode, PolicyOverride, Producer};
+
+use crate::private::{Private, copy, shared_brokers};
+use crate::support::events::{Ledger, Sequence};
+use crate::support::relaying::RunningRelay;
+use crate::support::waiting::eventually;
+use crate::world::{World, emit_until_direct, settled, world};
+
+const KEYS: usize = 20;
+
+/// Has each key store so many events.
+async fn store(producer: &Producer, ledger: &Ledger, sequences: &mut [Sequence], each: usize) {
+    let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
+    for sequence in sequences {
+        let events = sequence.take(each);
+        let requests = events.iter().map(|event| event.request().policy(always)).collect();
+        let results = producer.emit_batch(requests).await;
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        ledger.accept_all(events);
+    }
+}
+
+fn sequences() -> Vec<Sequence> {
+    (0..KEYS).map(|n| Sequence::of(format!("tenant-{n}"))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_killed_while_the_relay_drains_loses_and_reorders_nothing() {
+    let _services = world!();
+    let mut postgres = Private::postgres().await;
+    let world = World::on(shared_brokers(), postgres.database_url()).await;
+    world.outbox().migrate().await.unwrap();
+    let producer = world.producer().await;
+    let (ledger, mut sequences) = (Ledger::default(), sequences());
+    store(&producer, &ledger, &mut sequences, 1_000).await;
+    // One that never commits draws a number, too.
+    let undone = sequences[0].next();
+    let mut tx = world.pool().begin().await.unwrap();
+    producer.emit_in(&mut tx, undone.request()).await.unwrap();
+    let relay = RunningRelay::of(&producer);
+    for killed in 1..=2 {
+        let pool = world.pool();
+        eventually("the relay has begun to drain", async || (settled(&pool).await > killed * 4_000).then_some(()))
+            .await;
+        postgres.kill();
+        postgres.bring_up().await;
+    }
+    drop(tx);
+    world.verdict(&ledger).await.assert_kept();
+    store(&producer, &ledger, &mut sequences, 1).await;
+    world.verdict(&ledger).await.assert_kept();
+    relay.stop().await;
+}
+
+/// As a backup that is restored, or a standby that had not received everything: numbers are given out again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_of_a_database_that_was_set_back_are_relayed_though_their_numbers_were_before() {
+    let _services = world!();
+    let mut postgres = Private::postgres().await;
+    let world = World::on(shared_brokers(), postgres.database_url()).await;
+    world.outbox().migrate().await.unwrap();
+    let producer = world.producer().await;
+    let relay = RunningRelay::of(&producer);
+    let (ledger, mut sequences) = (Ledger::default(), sequences());
+    store(&producer, &ledger, &mut sequences, 5).await;
+    world.verdict(&ledger).await.assert_kept();
+    // Killed, not stopped: the log of the cluster is replayed when it starts from the copy.
+    postgres.kill();
+    let (data, backup) = (postgres.data(), tempfile::tempdir().unwrap());
+    copy(&data, &backup.path().join("data"));
+    postgres.bring_up().await;
+
+    store(&producer, &ledger, &mut sequences, 20).await;
+    world.verdict(&ledger).await.assert_kept();
+    postgres.kill();
+    std::fs::remove_dir_all(&data).unwrap();
+    copy(&backup.path().join("data"), &data);
+    postgres.bring_up().await;
+
+    store(&producer, &ledger, &mut sequences, 10).await;
+    world.verdict(&ledger).await.assert_kept();
+    let emitter: std::sync::Arc<dyn Emitter> = std::sync::Arc::new(producer);
+    for sequence in &mut sequences {
+        emit_until_direct(&emitter, &ledger, sequence).await;
+    }
+    world.verdict(&ledger).await.assert_kept();
+    relay.stop().await;
+}
