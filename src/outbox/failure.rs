@@ -9,6 +9,7 @@ pub(super) fn failed(doing: &'static str) -> impl FnOnce(Sqlx) -> Error {
     move |source| {
         let (kind, ambiguous) = meaning(&source);
         let message = match kind {
+            _ if is_login(&source) => "the outbox's database does not let this user in: check user and password",
             ErrorKind::InvalidConfig => "the settings of the outbox's database are not usable",
             ErrorKind::StorageConflict => "the outbox's database gave the transaction up: run it again from its start",
             ErrorKind::StorageRejected => "the outbox's database refused the statement",
@@ -55,6 +56,13 @@ fn meaning(error: &Sqlx) -> (ErrorKind, bool) {
     }
 }
 
+/// Whether the database does not know the user, or not by this password.
+fn is_login(error: &Sqlx) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    // SQLite's codes are shorter.
+    code.is_some_and(|code| code.len() == 5 && code.starts_with("28"))
+}
+
 /// SQLSTATEs, or their first letters, with what they mean; the first that fits counts
 /// (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
 const SQLSTATES: &[(&str, ErrorKind, bool, &str)] = &[
@@ -64,6 +72,7 @@ const SQLSTATES: &[(&str, ErrorKind, bool, &str)] = &[
     ("25P03", ErrorKind::StorageConflict, false, "idle-in-transaction timeout"),
     ("25P04", ErrorKind::StorageConflict, false, "transaction timeout"),
     ("26", ErrorKind::Storage, false, "unknown prepared statement, as behind a pooler"),
+    ("28", ErrorKind::StorageRejected, false, "authentication: user or password"),
     ("3F000", ErrorKind::Schema, false, "unknown schema"),
     ("40003", ErrorKind::Storage, true, "statement completion unknown"),
     ("40", ErrorKind::StorageConflict, false, "serialization failure, deadlock"),
