@@ -11,15 +11,13 @@ pub(crate) struct Properties(BTreeMap<&'static str, Secret>);
 
 /// What may be set (<https://github.com/confluentinc/librdkafka/blob/v2.12.1/CONFIGURATION.md>). What is not in this list
 /// is refused, so that a property of a later version can't break a promise unseen.
-const ALLOWED: [&str; 57] = [
+pub(crate) const ALLOWED: [&str; 52] = [
     "allow.auto.create.topics",
     "api.version.fallback.ms",
-    "api.version.request",
     "api.version.request.timeout.ms",
     "batch.num.messages",
     "broker.address.family",
     "broker.address.ttl",
-    "broker.version.fallback",
     "client.dns.lookup",
     "client.rack",
     "compression.level",
@@ -55,13 +53,10 @@ const ALLOWED: [&str; 57] = [
     "ssl.certificate.location",
     "ssl.crl.location",
     "ssl.curves.list",
-    "ssl.engine.id",
-    "ssl.engine.location",
     "ssl.key.location",
     "ssl.key.password",
     "ssl.keystore.location",
     "ssl.keystore.password",
-    "ssl.providers",
     "ssl.sigalgs.list",
     "statistics.interval.ms",
     "topic.metadata.propagation.max.ms",
@@ -91,7 +86,12 @@ fn why_not(name: &str) -> &'static str {
             "anybody could pose as the broker; see STREAMING_TLS_CA_CERT"
         }
         "ssl.cipher.suites" => "it keeps TLS below 1.2 out",
-        "plugin.library.paths" | "interceptors" => "it would load code into the service",
+        "plugin.library.paths" | "interceptors" | "ssl.engine.location" | "ssl.engine.id" | "ssl.providers" => {
+            "it would load code into the service"
+        }
+        "api.version.request" | "broker.version.fallback" => {
+            "without what the broker says of itself, idempotence can't be had"
+        }
         "bootstrap.servers" | "metadata.broker.list" => "set STREAMING_BROKERS",
         "client.id" => "set STREAMING_CLIENT_ID",
         "linger.ms" | "queue.buffering.max.ms" => "set STREAMING_BATCH_LINGER_MS",
@@ -110,6 +110,18 @@ fn why_not(name: &str) -> &'static str {
     }
 }
 
+/// Whether the client takes a property with this value, as far as it can be told without its other properties.
+#[cfg(feature = "kafka")]
+fn is_taken(name: &str, value: &str) -> bool {
+    // A value with a NUL is cut by no C string, but refused.
+    !value.contains('\0') && rdkafka::ClientConfig::new().set(name, value).create_native_config().is_ok()
+}
+
+#[cfg(not(feature = "kafka"))]
+fn is_taken(_: &str, _: &str) -> bool {
+    true
+}
+
 impl Properties {
     /// Adds a property.
     pub(crate) fn set(&mut self, name: &str, value: String) -> Result<()> {
@@ -117,6 +129,11 @@ impl Properties {
             let message = format!("the property `{name}` of the Kafka client can't be set: {}", why_not(name));
             return Err(Error::new(ErrorKind::InvalidConfig, message));
         };
+        if !is_taken(name, &value) {
+            // What the client says quotes the value.
+            let message = format!("the property `{name}` of the Kafka client can't have this value");
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
+        }
         self.0.insert(allowed, Secret::new(value));
         Ok(())
     }
@@ -166,6 +183,11 @@ mod tests {
             ("delivery.report.only.error", "confirmed"),
             ("enable.ssl.certificate.verification", "pose as the broker"),
             ("sasl.password", "STREAMING_SASL_PASSWORD"),
+            ("ssl.engine.location", "load code"),
+            ("ssl.engine.id", "load code"),
+            ("ssl.providers", "load code"),
+            ("api.version.request", "idempotence"),
+            ("broker.version.fallback", "idempotence"),
             ("test.mock.num.brokers", "not among those"),
         ] {
             let error = Properties::default().set(name, "pl4nted".to_owned()).unwrap_err();
@@ -177,8 +199,18 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "kafka")]
+    fn a_value_that_the_client_does_not_take_is_a_fault_that_names_the_property_and_not_the_value() {
+        for name in ["socket.timeout.ms", "broker.address.family", "socket.keepalive.enable"] {
+            let (properties, faults) = Properties::parse(&format!("{name}=pl4nted"));
+            assert_eq!((properties.iter().count(), faults.len()), (0, 1));
+            assert!(faults[0].contains(name) && !faults[0].contains("pl4nted"), "{faults:?}");
+        }
+    }
+
+    #[test]
     fn no_value_is_seen() {
-        let (properties, faults) = Properties::parse("ssl.key.password=pl4nted;pl4nted");
+        let (properties, faults) = Properties::parse("client.rack=pl4nted;pl4nted");
         assert!(!format!("{properties:?}{faults:?}").contains("pl4nted"));
         assert_eq!(faults.len(), 1);
     }

@@ -40,7 +40,11 @@ fn the_reference_file_has_every_variable_and_the_defaults() {
             .contains(&name.as_str())
     }))
     .unwrap();
-    assert_eq!(format!("{reference:?}"), format!("{default:?}"));
+    let resolved = |mut config: Config| {
+        config.dead_letter_prefix = Some(config.dead_letter_prefix().to_owned());
+        format!("{config:?}")
+    };
+    assert_eq!(resolved(reference), resolved(default));
 }
 
 #[test]
@@ -50,7 +54,7 @@ fn every_value_reaches_its_setting() {
         ("STREAMING_TOPIC_NAMING", "per-application"),
         ("STREAMING_TOPIC_PREFIX", "shop"),
         ("STREAMING_HEADER_STYLE", "dash"),
-        ("STREAMING_DLQ_HEADER_PREFIX", "x-lerian-dlq-"),
+        ("STREAMING_DLQ_HEADER_PREFIX", "x-dead-"),
         ("STREAMING_CLOUDEVENTS_TYPE_PREFIX", "com.example"),
         ("STREAMING_EVENT_POLICIES", "order.created.outbox=always"),
         ("STREAMING_BATCH_LINGER_MS", "7"),
@@ -74,7 +78,7 @@ fn every_value_reaches_its_setting() {
     let naming = Naming::per_application("shop").with_type_prefix("com.example");
     assert_eq!(format!("{:?}", config.naming), format!("{naming:?}"));
     assert_eq!(config.header_style, HeaderStyle::Dash);
-    assert_eq!(config.dead_letter_prefix, "x-lerian-dlq-");
+    assert_eq!(config.dead_letter_prefix(), "x-dead-");
     assert_eq!(config.policies, "order.created.outbox=always".parse().unwrap());
     assert_eq!(config.client.linger, Duration::from_millis(7));
     assert_eq!(
@@ -101,13 +105,67 @@ fn one_variable_makes_everything_as_lib_streaming_has_it() {
         (from("STREAMING_COMPATIBILITY", "lib-streaming-v3"), &v3, dash),
         (config().with_lib_streaming_v0_2(), &v0_2, dash),
         (config().with_lib_streaming_v3(), &v3, dash),
+        (config().with_header_style(HeaderStyle::Dash), &Naming::default(), dash),
+        (config().with_lib_streaming_v0_2().with_header_style(HeaderStyle::Binding), &v0_2, binding),
+        (config().with_dead_letter_prefix("x-dead-").unwrap().with_lib_streaming_v3(), &v3, dash),
         // Each part alone.
         (from("STREAMING_TOPIC_NAMING", "lib-streaming-v3"), &v3, binding),
         (from("STREAMING_HEADER_STYLE", "dash"), &Naming::default(), dash),
     ] {
         assert_eq!(format!("{:?}", config.naming), format!("{naming:?}"));
-        assert_eq!((config.header_style, &*config.dead_letter_prefix), headers);
+        assert_eq!((config.header_style, config.dead_letter_prefix()), headers);
     }
+}
+
+#[test]
+fn a_dead_letter_prefix_that_is_set_stays_whatever_the_style() {
+    let config = || Config::new("tx-service", ["a:1"]).unwrap();
+    let set = config().with_dead_letter_prefix("x-dead-").unwrap().with_header_style(HeaderStyle::Dash);
+    assert_eq!(set.dead_letter_prefix(), "x-dead-");
+    for bad in ["", "x dead", "x\n", &"x".repeat(65)] {
+        assert_eq!(config().with_dead_letter_prefix(bad).unwrap_err().kind(), ErrorKind::InvalidConfig, "{bad}");
+    }
+}
+
+#[test]
+fn brokers_are_hosts_with_ports_apart_by_commas() {
+    let brokers = |text| Config::from_vars(ENABLED.into_iter().chain([("STREAMING_BROKERS", text)]));
+    for good in ["kafka-1.shop.example:9092", "10.0.0.1:1,kafka_2:65535", "[::1]:9092"] {
+        assert!(brokers(good).is_ok(), "{good}");
+    }
+    for bad in [
+        "kafka",
+        "kafka:",
+        ":9092",
+        "kafka:http",
+        "kafka:0",
+        "kafka:65536",
+        "a:1;b:2",
+        "a:1 b:2",
+        "ssl://a:1",
+        "::1:9",
+        "[::1",
+    ] {
+        let text = brokers(bad).unwrap_err().to_string();
+        assert!(text.contains(&format!("STREAMING_BROKERS=`{bad}`")) && !text.contains("is missing"), "{text}");
+        assert!(Config::new("//shop", [bad]).is_err(), "{bad}");
+    }
+    let text = brokers("shop:pl4nted@a:1").unwrap_err().to_string();
+    assert!(text.contains("STREAMING_BROKERS: expected") && !text.contains("pl4nted"), "{text}");
+    assert!(brokers(" , ").unwrap_err().to_string().contains("STREAMING_BROKERS is missing"));
+}
+
+#[test]
+fn a_topic_prefix_that_no_topic_may_have_is_a_fault_of_its_variable() {
+    for bad in ["shop/orders", ".shop", "caf\u{e9}", "a b"] {
+        assert!(fault(&[("STREAMING_TOPIC_PREFIX", bad)]).contains("STREAMING_TOPIC_PREFIX="), "{bad}");
+    }
+}
+
+#[test]
+fn every_fault_has_a_line_of_its_own() {
+    let text = fault(&[("STREAMING_COMPRESSION", "zip"), ("STREAMING_BATCH_LINGER_MS", "-1")]);
+    assert_eq!(text.lines().filter(|line| line.starts_with("STREAMING_")).count(), 2, "{text}");
 }
 
 #[test]
@@ -146,6 +204,15 @@ fn what_has_no_effect_is_told_and_nothing_else() {
     for name in ["STREAMING_BROKRES", "STREAMING_EVENT_TOGGLES", "STREAMING_SCHEMA_REGISTRY_URL"] {
         let told = warnings(&[(name, "pl4nted")]);
         assert!(told.len() == 1 && told[0].starts_with(name) && !told[0].contains("pl4nted"), "{told:?}");
+    }
+    const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let told = warnings(&[("STREAMING_TLS_CA_CERT", PEM)]);
+    assert!(told.len() == 1 && told[0].starts_with("STREAMING_TLS_CA_CERT has no effect"), "{told:?}");
+    let told = warnings(&[("STREAMING_TLS_CLIENT_CERT", PEM), ("STREAMING_TLS_CLIENT_KEY", PEM)]);
+    assert_eq!(told.len(), 2, "{told:?}");
+    for naming in ["lib-streaming-v0.2", "lib-streaming-v3"] {
+        let told = warnings(&[("STREAMING_TOPIC_NAMING", naming), ("STREAMING_TOPIC_PREFIX", "shop")]);
+        assert!(told.len() == 1 && told[0].starts_with("STREAMING_TOPIC_PREFIX has no effect"), "{told:?}");
     }
     assert_eq!(warnings(&[("STREAMING_CONSUMER_GROUP", "shop")]), [""; 0]);
     let all = reference().into_iter().filter(|(name, _)| name != "STREAMING_EVENT_POLICIES");

@@ -119,8 +119,14 @@ impl KafkaTransport {
         let gauge = Arc::new(Gauge::default());
         let context = Context { gauge: Arc::clone(&gauge), tokens: tokens.clone() };
         let producer = config.create_with_context(context).map_err(|error| {
-            Error::new(ErrorKind::InvalidConfig, "the Kafka client does not accept its configuration")
-                .with_source(without_value(error))
+            let what = match &error {
+                KafkaError::ClientConfig(_, _, property, _) => format!("the value of `{property}`"),
+                _ => "its configuration".to_owned(),
+            };
+            let message = format!(
+                "the Kafka client does not accept {what}, of which STREAMING_KAFKA_PROPERTIES may be the cause"
+            );
+            Error::new(ErrorKind::InvalidConfig, message).with_source(without_value(error))
         })?;
         Ok(Self { producer, gauge, tokens, config: config.clone() })
     }
