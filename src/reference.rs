@@ -47,7 +47,13 @@ fn headers(definition: EventDefinition, style: HeaderStyle, request: EmitRequest
 fn headers_are_written_when_the_table_says_so() {
     let rows = table("| attribute | `binding` | `dash` | when | value | type |");
     let bare = || EmitRequest::new("k").payload("{}");
-    let full = || bare().tenant("t").subject("s").trace_parent("p").trace_state("s");
+    let full = || {
+        bare()
+            .tenant("t")
+            .subject("s")
+            .trace_parent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+            .trace_state("s")
+    };
     for (style, column) in [(HeaderStyle::Binding, 1), (HeaderStyle::Dash, 2)] {
         for (definition, request, absent) in [
             (definition().with_data_schema("a:b"), full(), vec!["system events"]),
