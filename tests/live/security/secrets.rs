@@ -166,8 +166,9 @@ async fn ask_the_database(secured: &Secured, seen: &Seen) {
 /// The dead letter of an event that the topic refuses, from a client with the true password.
 async fn send_a_dead_letter(secured: &Secured, seen: &Seen) {
     let world = &secured.world;
-    alter(&world.brokers, &world.topic, "max.message.bytes", "100").await;
     let producer = secured.builder(&secured.named("PLAIN", USER, PASSWORD)).build().await.unwrap();
+    // Before that the producer would have known of it, and sent nothing.
+    alter(&world.brokers, &world.topic, "max.message.bytes", "100").await;
     let event = Sequence::of("tenant-1").next();
     let error = producer.emit(event.request()).await.unwrap_err();
     assert!(error.dead_lettered(), "{error:?}");
