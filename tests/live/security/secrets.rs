@@ -37,7 +37,7 @@ impl Seen {
     /// From now on it sees the log of the library.
     fn watch_log(&self) {
         let seen = self.clone();
-        let all = EnvFilter::new("off,tidings=trace");
+        let all = EnvFilter::new("off,tidings=trace,librdkafka=trace");
         tracing_subscriber::fmt().with_env_filter(all).with_ansi(false).with_writer(move || seen.clone()).init();
     }
 
@@ -204,7 +204,13 @@ async fn no_secret_is_in_the_log_an_error_a_dead_letter_or_what_debug_shows() {
     ask_the_database(&secured, &seen).await;
     send_a_dead_letter(&secured, &seen).await;
 
-    for there in ["the Kafka client reports an error", "there is no token for the brokers", "error-message=", EVENT] {
+    for there in [
+        "librdkafka",
+        "the Kafka client reports an error",
+        "there is no token for the brokers",
+        "error-message=",
+        EVENT,
+    ] {
         seen.has(there);
     }
     seen.debug(&catalog());
