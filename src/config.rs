@@ -492,8 +492,9 @@ impl Vars {
 
     fn policies(&mut self) -> PolicyOverrides {
         let text = self.get("STREAMING_EVENT_POLICIES").unwrap_or_default();
-        text.parse().unwrap_or_else(|error| {
-            self.faults.push(format!("STREAMING_EVENT_POLICIES: {error}"));
+        text.parse().unwrap_or_else(|error: Error| {
+            let faults = error.to_string();
+            self.faults.extend(faults.lines().map(|fault| format!("STREAMING_EVENT_POLICIES: {fault}")));
             PolicyOverrides::default()
         })
     }

@@ -60,8 +60,8 @@ impl Eq for Provider {}
 pub(crate) struct Tls {
     /// The authorities to trust, in PEM. Without, those of the system.
     pub(crate) ca: Option<String>,
-    /// The certificate to show, in PEM, and its key.
-    pub(crate) identity: Option<(String, Secret)>,
+    /// The certificate to show, in PEM, and its key. One text often has both.
+    pub(crate) identity: Option<(Secret, Secret)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,7 +140,7 @@ impl Vars {
                 self.warn(&format!("{name} has no effect without STREAMING_TLS_ENABLED=true"));
             }
         }
-        let identity = certificate.zip(key).map(|(certificate, key)| (certificate, Secret(key)));
+        let identity = certificate.zip(key).map(|(certificate, key)| (Secret(certificate), Secret(key)));
         enabled.then_some(Tls { ca, identity })
     }
 

@@ -1,4 +1,5 @@
-use proptest::prelude::*;
+use proptest::prelude::{prop_assert, prop_oneof, proptest};
+use proptest::strategy::Strategy as Values;
 
 use super::*;
 
@@ -257,10 +258,69 @@ fn policies_that_cannot_be_read_name_their_variable() {
     );
 }
 
+/// Values that are near to being right, whatever the variable, and others.
+fn value() -> impl Values<Value = String> {
+    prop_oneof![
+        ".{0,40}",
+        "-?[0-9]{1,20}",
+        "[01]?\\.[0-9]{0,3}",
+        "(true|false|yes|no|1|0|none|all|leader|-1)",
+        "(gzip|snappy|lz4|zstd|ZSTD|binding|dash|per-event|per-application|lib-streaming-v(0\\.2|3))",
+        "(PLAIN|SCRAM-SHA-(256|512)|OAUTHBEARER|plain)",
+        "[a-z]{1,8}(:[0-9]{0,6})?(,[a-z]{1,4}:[0-9]{1,5}){0,2}",
+        "[a-z.]{1,8}\\.(enabled|direct|outbox|dlq)=(true|skip|always|never|x)[,;]?",
+        "(acks|client\\.rack|socket\\.timeout\\.ms|debug)=[a-z0-9]{0,6};?",
+        "-----BEGIN [A-Z ]{1,8}-----[a-zA-Z0-9+/=\n:-]{0,24}(-----END [A-Z ]{1,8}-----)?",
+        "[a-zA-Z0-9+/]{0,24}={0,2}",
+    ]
+}
+
+/// Each line of an error's text behind its first; each has the name of a variable in it.
+fn faults_of(error: &Error) -> Vec<String> {
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    error.to_string().lines().skip(1).map(str::to_owned).collect()
+}
+
 proptest! {
     #[test]
-    fn reading_never_panics(values in proptest::collection::vec(".{0,40}", 25)) {
+    fn whatever_a_variable_is_set_to_is_read_or_a_fault_that_names_it(values in proptest::collection::vec(value(), 64)) {
         let names = names_in_code();
-        let _ = Config::from_vars(names.into_iter().zip(values));
+        prop_assert!(names.len() <= values.len());
+        for (name, value) in names.iter().zip(values) {
+            let vars = ENABLED.into_iter().chain([(&**name, &*value)]);
+            if let Err(error) = Config::from_vars(vars) {
+                let faults = faults_of(&error);
+                prop_assert!(!faults.is_empty() && faults.iter().any(|fault| fault.contains(name)), "{}: {}", name, error);
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_all_variables_are_set_to_every_fault_names_its_variable_and_no_secret(
+        values in proptest::collection::vec(proptest::option::of(value()), 64),
+        secret in "[a-z]{0,6}(=|;|@)?",
+    ) {
+        const SECRETS: [&str; 4] = [
+            "STREAMING_SASL_PASSWORD", "STREAMING_TLS_CLIENT_KEY", "STREAMING_TLS_CLIENT_CERT", "STREAMING_KAFKA_PROPERTIES",
+        ];
+        let names = names_in_code();
+        let mut vars: Vec<_> =
+            names.iter().zip(values).filter_map(|(name, value)| Some((name.clone(), value?.replace('\n', " ")))).collect();
+        for (_, value) in vars.iter_mut().filter(|(name, _)| SECRETS.contains(&&**name)) {
+            value.push_str(&format!("{secret}pl4nted"));
+        }
+        match Config::from_vars(vars) {
+            Ok(config) => {
+                let shown = format!("{config:?}");
+                prop_assert!(!shown.contains("pl4nted"));
+            }
+            Err(error) => {
+                let shown = format!("{error:?}");
+                prop_assert!(!shown.contains("pl4nted"), "{}", shown);
+                for fault in faults_of(&error) {
+                    prop_assert!(names.iter().any(|name| fault.starts_with(&**name)), "{}", fault);
+                }
+            }
+        }
     }
 }
