@@ -66,48 +66,57 @@ pub(crate) const ALLOWED: [&str; 52] = [
     "topic.metadata.refresh.sparse",
 ];
 
+/// Why properties may not be set, or what sets them.
+const REFUSED: &[(&[&str], &str)] = &[
+    (&["acks", "request.required.acks"], "with less than all replicas in sync, an accepted event could be lost"),
+    (
+        &["enable.idempotence", "message.send.max.retries", "retries", "max.in.flight"],
+        "a retry could double or reorder records",
+    ),
+    (&["max.in.flight.requests.per.connection", "queuing.strategy"], "records of a key could be reordered"),
+    (&["partitioner"], "records of a key would go to another partition than those of other clients"),
+    (
+        &["message.timeout.ms", "delivery.timeout.ms"],
+        "a record that is given up could be overtaken; see STREAMING_RECORD_DELIVERY_TIMEOUT_S",
+    ),
+    (&["delivery.report.only.error"], "no event would ever be confirmed"),
+    (
+        &["enable.gapless.guarantee", "transactional.id", "transaction.timeout.ms"],
+        "the client would fail where it now recovers",
+    ),
+    (
+        &["enable.ssl.certificate.verification", "ssl.endpoint.identification.algorithm"],
+        "anybody could pose as the broker; see STREAMING_TLS_CA_CERT",
+    ),
+    (&["ssl.cipher.suites"], "it keeps TLS below 1.2 out"),
+    (
+        &["plugin.library.paths", "interceptors", "ssl.engine.location", "ssl.engine.id", "ssl.providers"],
+        "it would load code into the service",
+    ),
+    (
+        &["api.version.request", "broker.version.fallback"],
+        "without what the broker says of itself, idempotence can't be had",
+    ),
+    (&["bootstrap.servers", "metadata.broker.list"], "set STREAMING_BROKERS"),
+    (&["client.id"], "set STREAMING_CLIENT_ID"),
+    (&["linger.ms", "queue.buffering.max.ms"], "set STREAMING_BATCH_LINGER_MS"),
+    (&["batch.size"], "set STREAMING_BATCH_MAX_BYTES"),
+    (&["queue.buffering.max.messages"], "set STREAMING_MAX_BUFFERED_RECORDS"),
+    (&["message.max.bytes"], "set STREAMING_MAX_RECORD_BYTES"),
+    (&["compression.type", "compression.codec"], "set STREAMING_COMPRESSION"),
+    (&["security.protocol"], "set STREAMING_TLS_ENABLED and STREAMING_SASL_MECHANISM"),
+    (&["ssl.ca.pem"], "set STREAMING_TLS_CA_CERT"),
+    (&["ssl.certificate.pem"], "set STREAMING_TLS_CLIENT_CERT"),
+    (&["ssl.key.pem"], "set STREAMING_TLS_CLIENT_KEY"),
+    (&["sasl.mechanism", "sasl.mechanisms"], "set STREAMING_SASL_MECHANISM"),
+    (&["sasl.username"], "set STREAMING_SASL_USERNAME"),
+    (&["sasl.password"], "set STREAMING_SASL_PASSWORD"),
+];
+
 /// Why a property may not be set, or what sets it.
 fn why_not(name: &str) -> &'static str {
-    match name {
-        "acks" | "request.required.acks" => "with less than all replicas in sync, an accepted event could be lost",
-        "enable.idempotence" | "message.send.max.retries" | "retries" | "max.in.flight" => {
-            "a retry could double or reorder records"
-        }
-        "max.in.flight.requests.per.connection" | "queuing.strategy" => "records of a key could be reordered",
-        "partitioner" => "records of a key would go to another partition than those of other clients",
-        "message.timeout.ms" | "delivery.timeout.ms" => {
-            "a record that is given up could be overtaken; see STREAMING_RECORD_DELIVERY_TIMEOUT_S"
-        }
-        "delivery.report.only.error" => "no event would ever be confirmed",
-        "enable.gapless.guarantee" | "transactional.id" | "transaction.timeout.ms" => {
-            "the client would fail where it now recovers"
-        }
-        "enable.ssl.certificate.verification" | "ssl.endpoint.identification.algorithm" => {
-            "anybody could pose as the broker; see STREAMING_TLS_CA_CERT"
-        }
-        "ssl.cipher.suites" => "it keeps TLS below 1.2 out",
-        "plugin.library.paths" | "interceptors" | "ssl.engine.location" | "ssl.engine.id" | "ssl.providers" => {
-            "it would load code into the service"
-        }
-        "api.version.request" | "broker.version.fallback" => {
-            "without what the broker says of itself, idempotence can't be had"
-        }
-        "bootstrap.servers" | "metadata.broker.list" => "set STREAMING_BROKERS",
-        "client.id" => "set STREAMING_CLIENT_ID",
-        "linger.ms" | "queue.buffering.max.ms" => "set STREAMING_BATCH_LINGER_MS",
-        "batch.size" => "set STREAMING_BATCH_MAX_BYTES",
-        "queue.buffering.max.messages" => "set STREAMING_MAX_BUFFERED_RECORDS",
-        "message.max.bytes" => "set STREAMING_MAX_RECORD_BYTES",
-        "compression.type" | "compression.codec" => "set STREAMING_COMPRESSION",
-        "security.protocol" => "set STREAMING_TLS_ENABLED and STREAMING_SASL_MECHANISM",
-        "ssl.ca.pem" => "set STREAMING_TLS_CA_CERT",
-        "ssl.certificate.pem" => "set STREAMING_TLS_CLIENT_CERT",
-        "ssl.key.pem" => "set STREAMING_TLS_CLIENT_KEY",
-        "sasl.mechanism" | "sasl.mechanisms" => "set STREAMING_SASL_MECHANISM",
-        "sasl.username" => "set STREAMING_SASL_USERNAME",
-        "sasl.password" => "set STREAMING_SASL_PASSWORD",
-        _ => "it is not among those that are known to break no promise",
-    }
+    let found = REFUSED.iter().find(|(names, _)| names.contains(&name));
+    found.map_or("it is not among those that are known to break no promise", |(_, why)| why)
 }
 
 /// Whether the client takes a property with this value, as far as it can be told without its other properties.
@@ -196,6 +205,16 @@ mod tests {
             assert!(text.contains(name) && text.contains(reason) && !text.contains("pl4nted"), "{text}");
             assert!(!ALLOWED.contains(&name));
         }
+    }
+
+    #[test]
+    fn the_documented_properties_are_these() {
+        let listed = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        crate::documented::check_in("reference", "allowed", [listed(&ALLOWED)]);
+        let head = ["| property | why not, or what sets it |".to_owned(), "| --- | --- |".into()];
+        let rows = REFUSED.iter().map(|(names, why)| format!("| {} | {why} |", listed(names)));
+        crate::documented::check_in("reference", "refused", head.into_iter().chain(rows));
+        assert!(REFUSED.iter().all(|(names, _)| names.iter().all(|name| !ALLOWED.contains(name))));
     }
 
     #[test]

@@ -158,6 +158,53 @@ mod tests {
         assert!(!failed_in_transaction("appending")(lost()).is_ambiguous());
     }
 
+    /// One of each, as of sqlx 0.8 without features that this crate does not enable; but for those of a database, which has codes.
+    fn one_of_each() -> Vec<Sqlx> {
+        let cause = || "".into();
+        vec![
+            Sqlx::Configuration(cause()),
+            Sqlx::InvalidArgument(String::new()),
+            Sqlx::Io(std::io::ErrorKind::UnexpectedEof.into()),
+            Sqlx::Tls(cause()),
+            Sqlx::Protocol(String::new()),
+            Sqlx::RowNotFound,
+            Sqlx::TypeNotFound { type_name: String::new() },
+            Sqlx::ColumnIndexOutOfBounds { index: 0, len: 0 },
+            Sqlx::ColumnNotFound(String::new()),
+            Sqlx::ColumnDecode { index: String::new(), source: cause() },
+            Sqlx::Encode(cause()),
+            Sqlx::Decode(cause()),
+            Sqlx::AnyDriverError(cause()),
+            Sqlx::PoolTimedOut,
+            Sqlx::PoolClosed,
+            Sqlx::WorkerCrashed,
+            Sqlx::InvalidSavePointStatement,
+            Sqlx::BeginFailed,
+        ]
+    }
+
+    #[test]
+    fn the_documented_errors_of_the_driver_are_these() {
+        let name = |error: &Sqlx| {
+            let shown = format!("{error:?}");
+            shown.split(['(', ' ']).next().unwrap_or_default().to_owned()
+        };
+        let mut lines = vec!["| kind | ambiguous | errors |".to_owned(), "| --- | --- | --- |".into()];
+        let mut rows: Vec<((ErrorKind, bool), Vec<String>)> = Vec::new();
+        for error in one_of_each() {
+            let meaning = meaning(&error);
+            match rows.iter_mut().find(|(of, _)| *of == meaning) {
+                Some((_, names)) => names.push(name(&error)),
+                None => rows.push((meaning, vec![name(&error)])),
+            }
+        }
+        let line = |((kind, ambiguous), names): ((ErrorKind, bool), Vec<String>)| {
+            format!("| `{kind}` | {} | {} |", if ambiguous { "yes" } else { "" }, names.join(", "))
+        };
+        lines.extend(rows.into_iter().map(line));
+        crate::documented::check("sqlx", lines);
+    }
+
     #[test]
     fn the_documented_codes_are_these() {
         let line = |code: &str, kind: ErrorKind, ambiguous: bool, what: &str| {
