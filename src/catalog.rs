@@ -42,6 +42,8 @@ pub struct EventDefinition {
     pub(crate) mode: ContentMode,
     pub(crate) extensions: Extensions,
     policy: DeliveryPolicy,
+    /// The only type whose values may be payloads.
+    pub(crate) payload_type: Option<&'static str>,
 }
 
 /// What kind of message an event is.
@@ -78,7 +80,7 @@ pub enum PartitionKey {
     Tenant,
     /// The subject; without one the id.
     Subject,
-    /// The extension attribute `partitionkey`; without one as [`Tenant`](Self::Tenant). The attribute stays in the event.
+    /// The extension attribute `partitionkey`, of the request or else of the definition; without one as [`Tenant`](Self::Tenant). The attribute stays in the event.
     Attribute,
     /// What a function of the service's says; from [`PartitionKey::custom`].
     Custom(CustomKey),
@@ -101,6 +103,9 @@ impl PartitionKey {
         Self::Custom(CustomKey(Arc::new(key)))
     }
 }
+
+/// The extension attribute of [`PartitionKey::Attribute`].
+const PARTITION_KEY: &str = "partitionkey";
 
 /// A function from a request to its record key.
 #[derive(Clone)]
@@ -129,6 +134,7 @@ impl EventDefinition {
             mode: ContentMode::default(),
             extensions: Extensions::default(),
             policy: DeliveryPolicy::default(),
+            payload_type: None,
         }
     }
 
@@ -145,7 +151,7 @@ impl EventDefinition {
         self
     }
 
-    /// Sets the URI of the payload's schema, the `ce_dataschema`. Defaults to none.
+    /// Sets the URI of the payload's schema, the `ce_dataschema`: an absolute one, with a scheme. Defaults to none.
     pub fn with_data_schema(mut self, data_schema: impl Into<String>) -> Self {
         self.data_schema = Some(data_schema.into());
         self
@@ -232,8 +238,11 @@ impl EventDefinition {
             return Err(fault(format!("`{}` is not a semantic version such as 1.0.0", self.schema_version)));
         }
         self.extensions.check(ErrorKind::InvalidDefinition).map_err(|error| fault(error.to_string()))?;
-        if self.data_schema.as_deref().is_some_and(|schema| !attribute::is_uri_reference(schema)) {
-            return Err(fault("`data schema` is not a URI".into()));
+        let is_uri = |text: &str| attribute::has_scheme(text) && attribute::is_uri_reference(text);
+        if self.data_schema.as_deref().is_some_and(|schema| !is_uri(schema)) {
+            return Err(fault(
+                "`data schema` is not a URI with a scheme such as https://schemas.example/order.json".into(),
+            ));
         }
         if !attribute::is_media_type(&self.content_type) {
             return Err(fault(format!("`{}` is not a media type such as application/json", self.content_type)));
@@ -248,7 +257,10 @@ impl EventDefinition {
         }
         let chosen = match &self.partition_key {
             PartitionKey::Tenant | PartitionKey::Subject => None,
-            PartitionKey::Attribute => request.extensions.get("partitionkey").map(|key| key.to_text().into_owned()),
+            PartitionKey::Attribute => {
+                let key = request.extensions.get(PARTITION_KEY).or_else(|| self.extensions.get(PARTITION_KEY));
+                key.map(|key| key.to_text().into_owned())
+            }
             PartitionKey::Custom(CustomKey(key)) => Some(key(request)),
         };
         if let Some(key) = chosen.filter(|key| !key.is_empty()) {
@@ -286,32 +298,32 @@ impl Catalog {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidDefinition`] if there is none, if one breaks a rule, or if two share their key, or their
-    /// resource, event and schema version.
+    /// resource, event and schema version. The text tells of every such definition, each in a line of its own.
     pub fn new(definitions: impl IntoIterator<Item = EventDefinition>) -> Result<Self> {
         let mut definitions: Vec<_> = definitions.into_iter().collect();
         definitions.sort_by(|a, b| a.key.cmp(&b.key));
-        let fault = |why: String| Err(Error::new(ErrorKind::InvalidDefinition, why));
         if definitions.is_empty() {
-            return fault("the catalog has no event".into());
+            return Err(Error::new(ErrorKind::InvalidDefinition, "the catalog has no event"));
         }
         let mut by_key = HashMap::new();
         let mut names = HashSet::new();
+        let mut faults = Vec::new();
+        let fault = |why: String| Error::new(ErrorKind::InvalidDefinition, why);
         for (index, definition) in definitions.iter().enumerate() {
-            definition.check()?;
+            faults.extend(definition.check().err());
             if by_key.insert(definition.key.clone(), index).is_some() {
-                return fault(format!("two events have the key `{}`", definition.key));
+                faults.push(fault(format!("two events have the key `{}`", definition.key)));
             }
-            if !names.insert((
-                &definition.resource,
-                &definition.event,
-                attribute::schema_version(&definition.schema_version),
-            )) {
-                return fault(format!(
+            // What is no version was told of already.
+            let version = attribute::schema_version(&definition.schema_version);
+            if version.is_some() && !names.insert((&definition.resource, &definition.event, version)) {
+                faults.push(fault(format!(
                     "`{}` is the second event with resource `{}`, event `{}` and schema version `{}`",
                     definition.key, definition.resource, definition.event, definition.schema_version
-                ));
+                )));
             }
         }
+        Error::all(faults)?;
         Ok(Self { definitions, by_key })
     }
 
@@ -380,6 +392,12 @@ fn check_request(definition: &EventDefinition, request: &EmitRequest) -> Result<
         attribute::check_time("time", time, ErrorKind::InvalidEvent)?;
     }
     request.extensions.check(ErrorKind::InvalidEvent)?;
+    let has = |name: &str| request.extensions.get(name).is_some() || definition.extensions.get(name).is_some();
+    if has("severitytext") && !has("severitynumber") {
+        let message = "`severitytext` is set without `severitynumber`, which its extension requires";
+        return Err(Error::new(ErrorKind::InvalidEvent, message));
+    }
+    check_type(definition, request)?;
     if let Some((name, _)) = request.extensions.iter().find(|(name, _)| definition.extensions.get(name).is_some()) {
         let message = format!("the extension attribute `{name}` is set by the definition of `{}`", definition.key);
         return Err(Error::new(ErrorKind::InvalidEvent, message));
@@ -399,6 +417,43 @@ fn check_request(definition: &EventDefinition, request: &EmitRequest) -> Result<
         // What the parser skips it does not look at: in a text there may be bytes that are none.
         let text = std::str::from_utf8(payload).map_err(|source| fault().with_source(source))?;
         serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|source| fault().with_source(source))?;
+    }
+    Ok(())
+}
+
+/// Whether the request is one of the definition's type, and the definition one of the request's.
+fn check_type(definition: &EventDefinition, request: &EmitRequest) -> Result<()> {
+    let key = &definition.key;
+    let mismatch = |kind, name: &str, what: &str, theirs: &str, ours: &str| {
+        let message = format!("`{name}` has the {what} `{theirs}`, and the catalog's `{key}` has `{ours}`");
+        Err(Error::new(kind, message))
+    };
+    if let Some(of) = &request.typed {
+        for (what, theirs, ours) in
+            [("resource", of.resource, &definition.resource), ("event", of.event, &definition.event)]
+        {
+            if theirs != ours {
+                return mismatch(ErrorKind::InvalidEvent, of.name, what, theirs, ours);
+            }
+        }
+        let (theirs, ours) = (of.schema_version, &*definition.schema_version);
+        if attribute::schema_version(theirs) != attribute::schema_version(ours) {
+            return mismatch(ErrorKind::InvalidEvent, of.name, "schema version", theirs, ours);
+        }
+        if !attribute::is_json(&definition.content_type) {
+            let (theirs, ours) = ("application/json", &definition.content_type);
+            return mismatch(ErrorKind::InvalidPayload, of.name, "content type", theirs, ours);
+        }
+    }
+    // A tombstone has no payload that could be of another type.
+    if let (Some(expected), Some(_)) = (definition.payload_type, &request.payload) {
+        let found = request.typed.as_ref().map(|of| of.name);
+        if found != Some(expected) {
+            let found = found.map_or_else(|| "bytes".to_owned(), |name| format!("a `{name}`"));
+            let message =
+                format!("the payload of `{key}` must be a `{expected}`, and is {found}: emit it with `emit_typed`");
+            return Err(Error::new(ErrorKind::InvalidPayload, message));
+        }
     }
     Ok(())
 }

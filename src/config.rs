@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::breaker::BreakerConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::attribute::Source;
-use crate::naming::Naming;
+use crate::naming::{self, Naming};
 use crate::policy::{PolicyOverrides, parse_bool};
 use crate::sanitize::sanitize;
 use crate::wire::dead_letter::LIB_STREAMING_PREFIX;
@@ -41,7 +41,8 @@ pub struct Config {
     source: Option<Source>,
     pub(crate) naming: Naming,
     pub(crate) header_style: HeaderStyle,
-    pub(crate) dead_letter_prefix: String,
+    /// Without, that of the header style.
+    dead_letter_prefix: Option<String>,
     pub(crate) policies: PolicyOverrides,
     pub(crate) max_record_bytes: usize,
     pub(crate) delivery_timeout: Duration,
@@ -97,7 +98,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] if the source is not a URI reference.
+    /// [`ErrorKind::InvalidConfig`] if the source is not a URI reference, or a broker not `host:port`.
     ///
     /// # Examples
     ///
@@ -109,7 +110,9 @@ impl Config {
         let mut config = Self::from_vars::<&str, &str>([])?;
         config.enabled = true;
         config.source = Some(source.parse()?);
-        config.client.brokers = brokers.into_iter().map(Into::into).collect();
+        let listed = brokers.into_iter().map(Into::into).collect::<Vec<_>>().join(",");
+        config.client.brokers = brokers_of(&listed)
+            .ok_or_else(|| Error::new(ErrorKind::InvalidConfig, format!("a broker is not {BROKERS_EXPECTED}")))?;
         Ok(config)
     }
 
@@ -133,8 +136,8 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] or [`ErrorKind::InvalidPolicy`] if a value can't be read, or if streaming is enabled
-    /// and the brokers or the source are missing. The text names every such variable.
+    /// [`ErrorKind::InvalidConfig`] if a value can't be read, that of `STREAMING_EVENT_POLICIES` too, or if streaming is enabled
+    /// and the brokers or the source are missing. The text names every such variable, each in a line of its own.
     pub fn from_vars<K: Into<String>, V: Into<String>>(vars: impl IntoIterator<Item = (K, V)>) -> Result<Self> {
         let mut vars = Vars::new(vars);
         let mut config = Self::read(&mut vars);
@@ -157,9 +160,9 @@ impl Config {
             header_style,
             dead_letter_prefix: vars.read(
                 "STREAMING_DLQ_HEADER_PREFIX",
-                dead_letter_prefix(header_style).into(),
+                None,
                 "at most 64 letters, digits, `-` and `_`",
-                header_prefix,
+                |text| header_prefix(text).map(Some),
             ),
             policies: vars.policies(),
             max_record_bytes: vars.number("STREAMING_MAX_RECORD_BYTES", BROKER_MAX_RECORD_BYTES, 1_024..=100_000_000),
@@ -233,15 +236,31 @@ impl Config {
     fn with_lib_streaming(mut self, naming: Naming) -> Self {
         self.naming = naming;
         self.header_style = HeaderStyle::Dash;
-        self.dead_letter_prefix = dead_letter_prefix(HeaderStyle::Dash).into();
+        self.dead_letter_prefix = None;
         self
     }
 
-    /// Sets how the names of the headers are written. Defaults to [`HeaderStyle::Binding`].
+    /// Sets how the names of the headers are written, and what those of dead letters begin with, unless
+    /// [that is set](Self::with_dead_letter_prefix). Defaults to [`HeaderStyle::Binding`].
     #[must_use]
     pub fn with_header_style(mut self, header_style: HeaderStyle) -> Self {
         self.header_style = header_style;
         self
+    }
+
+    /// Sets what the headers begin with that a dead letter has beside those of its event. Defaults to `x-tidings-dlq-`, or
+    /// `x-lerian-dlq-` with [`HeaderStyle::Dash`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] if it is not 1 to 64 letters, digits, `-` and `_`.
+    pub fn with_dead_letter_prefix(mut self, prefix: &str) -> Result<Self> {
+        let checked = header_prefix(prefix).ok_or_else(|| {
+            let message = "the prefix of dead letters' headers must be 1 to 64 letters, digits, `-` and `_`";
+            Error::new(ErrorKind::InvalidConfig, message)
+        })?;
+        self.dead_letter_prefix = Some(checked);
+        Ok(self)
     }
 
     /// Sets how long a direct publish may take before the event goes to the outbox. Defaults to two seconds.
@@ -279,6 +298,14 @@ impl Config {
         Ok(self)
     }
 
+    /// Who reads headers of one style expects dead letters of the same.
+    pub(crate) fn dead_letter_prefix(&self) -> &str {
+        self.dead_letter_prefix.as_deref().unwrap_or(match self.header_style {
+            HeaderStyle::Binding => DEAD_LETTER_PREFIX,
+            HeaderStyle::Dash => LIB_STREAMING_PREFIX,
+        })
+    }
+
     pub(crate) fn source(&self) -> Result<&Source> {
         self.source.as_ref().ok_or_else(|| {
             Error::new(
@@ -294,6 +321,8 @@ struct Vars {
     vars: BTreeMap<String, String>,
     /// The names that were asked for: others have no effect.
     known: BTreeSet<String>,
+    /// The names of those that could not be read.
+    unreadable: BTreeSet<String>,
     faults: Vec<String>,
     warnings: Vec<String>,
 }
@@ -304,6 +333,7 @@ impl Vars {
         Self {
             vars: vars.filter(|(name, value)| name.starts_with("STREAMING_") && !value.is_empty()).collect(),
             known: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
             faults: Vec::new(),
             warnings: Vec::new(),
         }
@@ -322,8 +352,7 @@ impl Vars {
         };
         let Some(value) = parse(text) else {
             let fault = format!("{name}=`{}`: expected {expected}", sanitize(text));
-            self.faults.push(fault);
-            return default;
+            return self.unreadable(name, fault, default);
         };
         value
     }
@@ -333,10 +362,16 @@ impl Vars {
         let Some(text) = self.get(name) else {
             return default;
         };
-        parse(text).unwrap_or_else(|| {
-            self.faults.push(format!("{name}: expected {expected}"));
-            default
-        })
+        match parse(text) {
+            Some(value) => value,
+            None => self.unreadable(name, format!("{name}: expected {expected}"), default),
+        }
+    }
+
+    fn unreadable<T>(&mut self, name: &str, fault: String, default: T) -> T {
+        self.unreadable.insert(name.to_owned());
+        self.faults.push(fault);
+        default
     }
 
     fn warn(&mut self, what: &str) {
@@ -367,7 +402,7 @@ impl Vars {
 
     fn client(&mut self) -> ClientSettings {
         ClientSettings {
-            brokers: self.read("STREAMING_BROKERS", Vec::new(), "host:port, apart by commas", |text| Some(list(text))),
+            brokers: self.brokers(),
             client_id: self.read("STREAMING_CLIENT_ID", "tidings".into(), "a name", |text| Some(text.into())),
             linger: self.millis("STREAMING_BATCH_LINGER_MS", 0, 0..=10_000),
             batch_max_bytes: self.number("STREAMING_BATCH_MAX_BYTES", 1_048_576, 1_024..=100_000_000),
@@ -382,6 +417,14 @@ impl Vars {
             security: self.security(),
             properties: self.properties(),
         }
+    }
+
+    fn brokers(&mut self) -> Vec<String> {
+        const NAME: &str = "STREAMING_BROKERS";
+        // What stands before an `@` may be a password.
+        let is_secret = self.get(NAME).is_some_and(|text| text.contains('@'));
+        let read = if is_secret { Self::read_secret } else { Self::read };
+        read(self, NAME, Vec::new(), BROKERS_EXPECTED, brokers_of)
     }
 
     fn properties(&mut self) -> Properties {
@@ -430,7 +473,16 @@ impl Vars {
                 other => lib_streaming(other),
             },
         );
-        let prefix = self.read("STREAMING_TOPIC_PREFIX", "events".to_owned(), "a prefix", |text| Some(text.into()));
+        let prefix = self.read(
+            "STREAMING_TOPIC_PREFIX",
+            "events".to_owned(),
+            "letters, digits, `.`, `_` and `-`, and no dot at the beginning",
+            |text| naming::is_topic(text).then(|| text.to_owned()),
+        );
+        let has_own_prefix = self.get("STREAMING_TOPIC_NAMING").and_then(lib_streaming).is_some();
+        if has_own_prefix && self.vars.contains_key("STREAMING_TOPIC_PREFIX") {
+            self.warn("STREAMING_TOPIC_PREFIX has no effect: STREAMING_TOPIC_NAMING brings lib-streaming's prefix");
+        }
         let naming = strategy(&prefix);
         match self.read("STREAMING_CLOUDEVENTS_TYPE_PREFIX", None, "a prefix", |text| Some(Some(text.to_owned()))) {
             Some(prefix) => naming.with_type_prefix(prefix),
@@ -440,8 +492,9 @@ impl Vars {
 
     fn policies(&mut self) -> PolicyOverrides {
         let text = self.get("STREAMING_EVENT_POLICIES").unwrap_or_default();
-        text.parse().unwrap_or_else(|error| {
-            self.faults.push(format!("STREAMING_EVENT_POLICIES: {error}"));
+        text.parse().unwrap_or_else(|error: Error| {
+            let faults = error.to_string();
+            self.faults.extend(faults.lines().map(|fault| format!("STREAMING_EVENT_POLICIES: {fault}")));
             PolicyOverrides::default()
         })
     }
@@ -455,7 +508,7 @@ impl Vars {
 
     fn require(&mut self, name: &str, is_there: bool, why: &str) {
         // One that could not be read has been told of already.
-        if !is_there && !self.vars.contains_key(name) {
+        if !is_there && !self.unreadable.contains(name) {
             self.faults.push(format!("{name} is missing: {why}"));
         }
     }
@@ -484,12 +537,28 @@ impl Vars {
         if self.faults.is_empty() {
             return Ok(self.warnings);
         }
-        Err(Error::new(ErrorKind::InvalidConfig, format!("the environment is not usable: {}", self.faults.join("; "))))
+        Err(Error::new(ErrorKind::InvalidConfig, format!("the environment is not usable:\n{}", self.faults.join("\n"))))
     }
 }
 
-fn list(text: &str) -> Vec<String> {
-    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+const BROKERS_EXPECTED: &str = "host:port, apart by commas, without scheme and password";
+
+fn brokers_of(text: &str) -> Option<Vec<String>> {
+    let brokers = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    brokers.map(|broker| is_broker(broker).then(|| broker.to_owned())).collect()
+}
+
+/// Whether a text is a name, an IPv4 address or an IPv6 address in brackets, and a port.
+fn is_broker(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let is_name =
+        |host: &str| !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b));
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_host = match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => is_name(host),
+    };
+    is_host && port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 fn compression(text: &str) -> Option<Compression> {
@@ -518,14 +587,6 @@ fn lib_streaming(text: &str) -> Option<Strategy> {
     }
 }
 
-/// Who reads headers of one style expects dead letters of the same.
-fn dead_letter_prefix(style: HeaderStyle) -> &'static str {
-    match style {
-        HeaderStyle::Binding => DEAD_LETTER_PREFIX,
-        HeaderStyle::Dash => LIB_STREAMING_PREFIX,
-    }
-}
-
 fn header_style(text: &str) -> Option<HeaderStyle> {
     match text {
         "binding" => Some(HeaderStyle::Binding),
@@ -535,7 +596,7 @@ fn header_style(text: &str) -> Option<HeaderStyle> {
 }
 
 fn header_prefix(text: &str) -> Option<String> {
-    let fits = text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    let fits = (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     fits.then(|| text.to_owned())
 }
 

@@ -136,7 +136,9 @@ pub trait EmitterExt: Emitter {
     ///
     /// # Errors
     ///
-    /// See [`Emitter::emit`]; [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if it can't be written as JSON.
+    /// See [`Emitter::emit`]; [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if it can't be written as JSON, or the
+    /// catalog's definition is not of JSON; [`ErrorKind::InvalidEvent`](crate::ErrorKind::InvalidEvent) if that has another resource,
+    /// event or schema version than the type.
     fn emit_typed<T: DomainEvent>(&self, event: &T) -> BoxFuture<'_, Result<Receipt>> {
         match EmitRequest::of(event) {
             Ok(request) => self.emit(request),

@@ -282,6 +282,13 @@ impl Error {
         Self(Box::new(Inner { kind, message, event_id: None, dead_lettered: false, ambiguous: false, source: None }))
     }
 
+    /// All of these in one, of the first one's kind, each in a line of its own.
+    pub(crate) fn all(errors: Vec<Self>) -> Result<()> {
+        let Some(kind) = errors.first().map(Self::kind) else { return Ok(()) };
+        let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        Err(Self::new(kind, texts.join("\n")))
+    }
+
     pub(crate) fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self

@@ -48,6 +48,8 @@ pub struct EmitRequest {
     pub(crate) payload: Option<Bytes>,
     pub(crate) extensions: Extensions,
     pub(crate) policy: PolicyOverride,
+    /// The type that the payload was made from, if it was.
+    pub(crate) typed: Option<domain::Typed>,
 }
 
 impl EmitRequest {
@@ -62,6 +64,7 @@ impl EmitRequest {
             payload: Some(Bytes::new()),
             extensions: Extensions::default(),
             policy: PolicyOverride::default(),
+            typed: None,
         }
     }
 
@@ -99,7 +102,7 @@ impl EmitRequest {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidPayload`] if `value` can't be serialised.
-    pub fn json(mut self, value: &(impl Serialize + ?Sized)) -> Result<Self> {
+    pub fn json(self, value: &(impl Serialize + ?Sized)) -> Result<Self> {
         let json = serde_json::to_vec(value).map_err(|source| {
             Error::new(
                 ErrorKind::InvalidPayload,
@@ -107,8 +110,7 @@ impl EmitRequest {
             )
             .with_source(source)
         })?;
-        self.payload = Some(json.into());
-        Ok(self)
+        Ok(self.payload(json))
     }
 
     /// Sets the payload to these bytes, which reach the topic as they are.
@@ -116,6 +118,7 @@ impl EmitRequest {
     /// If the definition's content type is JSON, they must be JSON.
     pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
         self.payload = Some(payload.into());
+        self.typed = None;
         self
     }
 

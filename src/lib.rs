@@ -67,11 +67,14 @@
 //! | `kafka` | yes | the Kafka transport, over librdkafka (built from source, needs a C compiler) |
 //! | `postgres` | yes | [`PostgresOutbox`] |
 //! | `sqlite` | | `SqliteOutbox` (built from source, needs a C compiler) |
-//! | `tls`, `tls-vendored` | | a librdkafka with TLS, over the system's OpenSSL or one built from source |
+//! | `tls`, `tls-vendored` | | TLS to the brokers, and SASL by SCRAM and OAUTHBEARER, over the system's OpenSSL or one built from source |
 //! | `testing` | | the module `testing`: `MockEmitter`, a transport in memory |
 //!
+//! Connections and transactions are those of sqlx 0.8.
+//!
 //! There is a no-op emitter for where streaming is off, [`NoopEmitter`], and a mock for unit tests, `MockEmitter`. Both check
-//! requests against the catalog as the producer does.
+//! requests against the catalog as the producer does; the size of a record and a request's change of policy, which depend on
+//! settings, they do not check.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod breaker;

@@ -162,6 +162,11 @@ fn slug(source: &Source) -> Result<&str> {
     Err(Error::new(ErrorKind::InvalidConfig, message))
 }
 
+/// Whether Kafka takes a topic of this name.
+pub(crate) fn is_topic(text: &str) -> bool {
+    check_topic(text).is_ok()
+}
+
 fn check_topic(topic: &str) -> Result<()> {
     let fault = if topic.len() > MAX_TOPIC_BYTES {
         format!("is {} bytes long; Kafka takes {MAX_TOPIC_BYTES} at most", topic.len())

@@ -344,41 +344,50 @@ impl PolicyOverrides {
 impl FromStr for PolicyOverrides {
     type Err = Error;
 
+    /// Reads the entries. The error tells all that can't be read, each in a line of its own.
     fn from_str(text: &str) -> Result<Self> {
-        let mut overrides: BTreeMap<String, PolicyOverride> = BTreeMap::new();
+        let mut overrides = Self::default();
+        let mut faults = Vec::new();
         let entries = text.split([',', ';', '\n']).map(str::trim).filter(|entry| !entry.is_empty());
         for (count, entry) in entries.enumerate() {
             let fault = |why: String| Error::new(ErrorKind::InvalidPolicy, format!("policy entry `{entry}`: {why}"));
             if count == Self::MAX_ENTRIES {
-                return Err(fault(format!("more than {} entries", Self::MAX_ENTRIES)));
+                faults.push(fault(format!("more than {} entries", Self::MAX_ENTRIES)));
+                break;
             }
-            let (path, value) = entry.split_once('=').ok_or_else(|| fault("expected `key.attribute=value`".into()))?;
-            let (key, attribute) =
-                path.trim().rsplit_once('.').ok_or_else(|| fault("expected `key.attribute` before the `=`".into()))?;
-            attribute::check("key", key, attribute::MAX_KEY_BYTES, ErrorKind::InvalidPolicy)
-                .map_err(|error| fault(error.to_string()))?;
-            let (attribute, value) = (attribute.trim().to_ascii_lowercase(), value.trim());
-            let change = overrides.entry(key.to_owned()).or_default();
-            let repeated = match attribute.as_str() {
-                "enabled" => change.enabled.replace(parse_bool(value).map_err(fault)?).is_some(),
-                "direct" => {
-                    change.direct.replace(value.parse().map_err(|error: Error| fault(error.to_string()))?).is_some()
-                }
-                "outbox" => {
-                    change.outbox.replace(value.parse().map_err(|error: Error| fault(error.to_string()))?).is_some()
-                }
-                "dlq" => change.dlq.replace(value.parse().map_err(|error: Error| fault(error.to_string()))?).is_some(),
-                "poison" => {
-                    change.poison.replace(value.parse().map_err(|error: Error| fault(error.to_string()))?).is_some()
-                }
-                other => return Err(fault(format!("`{other}` is not one of enabled, direct, outbox, dlq, poison"))),
-            };
-            if repeated {
-                return Err(fault(format!("`{attribute}` of `{key}` is set twice")));
-            }
+            faults.extend(overrides.read(entry).map_err(fault).err());
         }
-        Ok(Self(overrides))
+        Error::all(faults)?;
+        Ok(overrides)
     }
+}
+
+impl PolicyOverrides {
+    /// Adds one entry; the error says why it can't be read.
+    fn read(&mut self, entry: &str) -> Result<(), String> {
+        let (path, value) = entry.split_once('=').ok_or("expected `key.attribute=value`")?;
+        let (key, attribute) = path.trim().rsplit_once('.').ok_or("expected `key.attribute` before the `=`")?;
+        attribute::check("key", key, attribute::MAX_KEY_BYTES, ErrorKind::InvalidPolicy).map_err(text)?;
+        let (attribute, value) = (attribute.trim().to_ascii_lowercase(), value.trim());
+        let change = self.0.entry(key.to_owned()).or_default();
+        let repeated = match attribute.as_str() {
+            "enabled" => change.enabled.replace(parse_bool(value)?).is_some(),
+            "direct" => change.direct.replace(value.parse().map_err(text)?).is_some(),
+            "outbox" => change.outbox.replace(value.parse().map_err(text)?).is_some(),
+            "dlq" => change.dlq.replace(value.parse().map_err(text)?).is_some(),
+            "poison" => change.poison.replace(value.parse().map_err(text)?).is_some(),
+            other => return Err(format!("`{other}` is not one of enabled, direct, outbox, dlq, poison")),
+        };
+        if repeated {
+            return Err(format!("`{attribute}` of `{key}` is set twice"));
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is mapped over errors")]
+fn text(error: Error) -> String {
+    error.to_string()
 }
 
 /// Reads a truth value as the environment writes them.
@@ -534,10 +543,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn all_entries_that_cannot_be_read_are_told_each_in_its_line() {
+        let error = "a.dlq=perhaps, b.dlq=never, c.colour=red; d".parse::<PolicyOverrides>().unwrap_err().to_string();
+        let lines: Vec<_> = error.lines().map(|line| line.split(':').next().unwrap()).collect();
+        assert_eq!(lines, ["policy entry `a.dlq=perhaps`", "policy entry `c.colour=red`", "policy entry `d`"]);
+    }
+
     proptest! {
         #[test]
-        fn the_grammar_never_panics(text in ".{0,200}") {
+        fn the_grammar_never_panics(
+            text in ".{0,200}",
+            entries in proptest::collection::vec(
+                (
+                    "[a-z.]{0,8}",
+                    "(enabled|direct|outbox|dlq|DLQ|[a-z]{0,6})",
+                    "(=|==| = |)",
+                    "(true|no|skip|always|never|fallback_on_circuit_open|on_routable_failure|.{0,8})",
+                    "[,;\n ]{0,2}",
+                ),
+                0..12,
+            ),
+        ) {
             let _ = text.parse::<PolicyOverrides>();
+            let near = entries.iter().map(|(key, attribute, is, value, end)| format!("{key}.{attribute}{is}{value}{end}"));
+            let _ = near.collect::<String>().parse::<PolicyOverrides>();
         }
 
         #[test]

@@ -52,12 +52,14 @@ pub(crate) struct Resolved {
 }
 
 impl CompiledCatalog {
+    /// Works everything out; the error tells of all names and policies that can't be, each in a line of its own.
     pub(crate) fn compile(catalog: Catalog, settings: &Settings<'_>) -> Result<Self> {
         let overrides = settings.overrides;
+        let mut faults = Vec::new();
         let unknown: Vec<_> = overrides.keys().filter(|key| catalog.get(key).is_none()).collect();
         if !unknown.is_empty() {
             let known: Vec<_> = catalog.definitions().iter().map(EventDefinition::key).collect();
-            return Err(Error::new(
+            faults.push(Error::new(
                 ErrorKind::InvalidPolicy,
                 format!(
                     "policies are set for events that the catalog does not have: {}; it has {}",
@@ -66,11 +68,14 @@ impl CompiledCatalog {
                 ),
             ));
         }
-        let compiled = catalog
-            .definitions()
-            .iter()
-            .map(|definition| Compiled::new(definition, settings))
-            .collect::<Result<_>>()?;
+        let mut compiled = Vec::new();
+        for definition in catalog.definitions() {
+            match Compiled::new(definition, settings) {
+                Ok(definition) => compiled.push(definition),
+                Err(error) => faults.push(error),
+            }
+        }
+        Error::all(faults)?;
         Ok(Self { catalog, compiled })
     }
 
@@ -163,6 +168,29 @@ mod tests {
         let request =
             EmitRequest::new("order.created").id(id).tenant("t").payload("{}").time(chrono::DateTime::UNIX_EPOCH);
         CompiledCatalog::compile(catalog, &settings)?.resolve(request)
+    }
+
+    #[test]
+    fn all_policies_and_names_that_are_wrong_are_told_at_once() {
+        let settings = Settings {
+            source: &"//shop".parse().unwrap(),
+            naming: &Naming::default(),
+            style: HeaderStyle::Binding,
+            overrides: &"unknown.dlq=never,a.outbox=always,b.direct=skip".parse().unwrap(),
+            has_outbox: false,
+            max_record_bytes: usize::MAX,
+        };
+        let definition = |key: &str, event: &str| EventDefinition::new(key, "order", event);
+        let catalog =
+            Catalog::new([definition("a", "a"), definition("b", "b"), definition("c", "c/d"), definition("d", "d")]);
+        let error = CompiledCatalog::compile(catalog.unwrap(), &settings).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidPolicy);
+        let text = error.to_string();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 4, "{text}");
+        for (line, part) in lines.iter().zip(["unknown", "policy of `a`", "policy of `b`", "events.order.c/d"]) {
+            assert!(line.contains(part), "{line}");
+        }
     }
 
     #[test]

@@ -148,7 +148,15 @@ impl Catalog {
     }
 
     fn from_file(file: File) -> Result<Self> {
-        Self::new(file.events.into_iter().map(Event::read).collect::<Result<Vec<_>>>()?)
+        let (mut definitions, mut faults) = (Vec::new(), Vec::new());
+        for event in file.events {
+            match event.read() {
+                Ok(definition) => definitions.push(definition),
+                Err(error) => faults.push(error),
+            }
+        }
+        Error::all(faults)?;
+        Self::new(definitions)
     }
 }
 
@@ -394,6 +402,7 @@ mod tests {
             r#"{"events": [{"key": "k", "resource": "r", "event": "e", "schema_version": "01"}]}"#,
             r#"{"events": [{"key": "k", "resource": "r", "event": "e", "schema_version": "1.0.0-"}]}"#,
             r#"{"events": [{"key": "k", "resource": "r", "event": "e", "content_type": "a/b/c"}]}"#,
+            r#"{"events": [{"key": "k", "resource": "r", "event": "e", "data_schema": "schemas/order.json"}]}"#,
             r#"{"events": [{"key": "k", "resource": "r", "event": "e", "extensions": {"UP": 1}}]}"#,
             r#"{"events": [{"key": "k", "resource": "r", "event": "e", "policy": {"outbox": "sometimes"}}]}"#,
         ] {

@@ -23,7 +23,9 @@ fn a_definition_that_breaks_a_rule_is_refused() {
         definition().with_content_type("json"),
         definition().with_content_type("text/plain\r\nx: y"),
         definition().with_data_schema(""),
-        definition().with_data_schema("a\tb"),
+        definition().with_data_schema("https://a\tb"),
+        definition().with_data_schema("schemas/order.json"),
+        definition().with_data_schema("//schemas.example/order.json"),
         definition().with_data_schema("https://schemas.example/\u{fc}"),
         definition().with_description("a\x1bb"),
     ] {
@@ -41,7 +43,7 @@ fn a_definitions_fields_may_be_so_long_and_not_a_byte_longer() {
         ("event", 128, |text| EventDefinition::new("k", "order", text)),
         ("schema version", 64, |text| definition().with_schema_version(format!("1.0.0-{}", &text[6..]))),
         ("content type", 256, |text| definition().with_content_type(format!("a/{}", &text[2..]))),
-        ("data schema", 2048, |text| definition().with_data_schema(text)),
+        ("data schema", 2048, |text| definition().with_data_schema(format!("a:{}", &text[2..]))),
         ("description", 2048, |text| definition().with_description(text)),
     ];
     for (field, max, make) in fields {
@@ -81,6 +83,95 @@ fn a_time_is_one_that_rfc_3339_can_write() {
     ] {
         let request = EmitRequest::new("order.created").payload("{}").time(time.parse().unwrap());
         assert_eq!(accept(definition(), request).is_ok(), is_ok, "{time}");
+    }
+}
+
+#[test]
+fn all_definitions_that_break_a_rule_are_told_each_in_its_line() {
+    let bad = |key: &str| EventDefinition::new(key, "or.der", key).with_schema_version("1.0.0");
+    let text = Catalog::new([bad("a"), definition(), bad("b"), definition()]).unwrap_err().to_string();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    for (line, part) in lines.iter().zip(["event `a`", "event `b`", "two events have the key", "second event"]) {
+        assert!(line.contains(part), "{line}");
+    }
+}
+
+#[test]
+fn a_severity_has_its_number_and_may_have_its_text() {
+    let emit = |request: EmitRequest| accept(definition(), request.payload("{}"));
+    let bare = || EmitRequest::new("order.created");
+    assert!(emit(bare().severity(13)).is_ok() && emit(bare().severity(13).severity_text("WARN")).is_ok());
+    assert_eq!(emit(bare().severity_text("WARN")).unwrap_err().kind(), ErrorKind::InvalidEvent);
+}
+
+mod typed {
+    use super::*;
+    use crate::event::domain::DomainEvent;
+
+    #[derive(serde::Serialize)]
+    struct Created;
+
+    impl DomainEvent for Created {
+        const KEY: &'static str = "order.created";
+        const RESOURCE: &'static str = "order";
+        const EVENT: &'static str = "created";
+    }
+
+    /// The same key, and another payload.
+    #[derive(serde::Serialize)]
+    struct Impostor(u8);
+
+    impl DomainEvent for Impostor {
+        const KEY: &'static str = "order.created";
+        const RESOURCE: &'static str = "order";
+        const EVENT: &'static str = "created";
+    }
+
+    fn created() -> EmitRequest {
+        EmitRequest::of(&Created).unwrap()
+    }
+
+    #[test]
+    fn a_definition_of_a_type_takes_only_payloads_of_that_type() {
+        let accept = |request| accept(EventDefinition::of::<Created>(), request);
+        assert!(accept(created()).is_ok() && accept(created().subject("s")).is_ok());
+        assert!(accept(EmitRequest::new("order.created").tombstone()).is_ok());
+        for other in [
+            EmitRequest::of(&Impostor(1)).unwrap(),
+            EmitRequest::new("order.created").payload("{}"),
+            created().payload("{}"),
+            created().json(&1).unwrap(),
+        ] {
+            let error = accept(other).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidPayload);
+            assert!(error.to_string().contains("Created") && error.to_string().contains("emit_typed"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_typed_event_is_what_the_catalog_says_or_refused() {
+        for (definition, kind, both) in [
+            (
+                EventDefinition::new("order.created", "invoice", "created"),
+                ErrorKind::InvalidEvent,
+                ["order", "invoice"],
+            ),
+            (EventDefinition::new("order.created", "order", "placed"), ErrorKind::InvalidEvent, ["created", "placed"]),
+            (definition().with_schema_version("2.0.0"), ErrorKind::InvalidEvent, ["1.0.0", "2.0.0"]),
+            (
+                definition().with_content_type("text/plain"),
+                ErrorKind::InvalidPayload,
+                ["application/json", "text/plain"],
+            ),
+        ] {
+            let error = accept(definition, created()).unwrap_err();
+            assert_eq!(error.kind(), kind);
+            assert!(both.iter().all(|one| error.to_string().contains(&format!("`{one}`"))), "{error}");
+        }
+        for same in [definition(), definition().with_schema_version("v1").with_content_type("text/json")] {
+            assert!(accept(same, created()).is_ok());
+        }
     }
 }
 
@@ -156,7 +247,8 @@ fn the_record_key_is_tenant_then_subject_then_id_and_never_empty() {
     assert_eq!(by_id, id);
     let by_attribute = definition().with_partition_key(PartitionKey::Attribute);
     assert_eq!(key(by_attribute.clone(), bare().tenant("t").partition_key("p")).0, "p");
-    assert_eq!(key(by_attribute, bare().tenant("t")).0, "t");
+    assert_eq!(key(by_attribute.clone(), bare().tenant("t")).0, "t");
+    assert_eq!(key(by_attribute.with_extension("partitionkey", "c"), bare().tenant("t")).0, "c");
     let custom = |text: &'static str| definition().with_partition_key(PartitionKey::custom(move |_| text.into()));
     assert_eq!(key(custom("c"), bare().tenant("t")).0, "c");
     assert_eq!(key(custom(""), bare().tenant("t")).0, "t");

@@ -11,15 +11,13 @@ pub(crate) struct Properties(BTreeMap<&'static str, Secret>);
 
 /// What may be set (<https://github.com/confluentinc/librdkafka/blob/v2.12.1/CONFIGURATION.md>). What is not in this list
 /// is refused, so that a property of a later version can't break a promise unseen.
-const ALLOWED: [&str; 57] = [
+pub(crate) const ALLOWED: [&str; 52] = [
     "allow.auto.create.topics",
     "api.version.fallback.ms",
-    "api.version.request",
     "api.version.request.timeout.ms",
     "batch.num.messages",
     "broker.address.family",
     "broker.address.ttl",
-    "broker.version.fallback",
     "client.dns.lookup",
     "client.rack",
     "compression.level",
@@ -55,13 +53,10 @@ const ALLOWED: [&str; 57] = [
     "ssl.certificate.location",
     "ssl.crl.location",
     "ssl.curves.list",
-    "ssl.engine.id",
-    "ssl.engine.location",
     "ssl.key.location",
     "ssl.key.password",
     "ssl.keystore.location",
     "ssl.keystore.password",
-    "ssl.providers",
     "ssl.sigalgs.list",
     "statistics.interval.ms",
     "topic.metadata.propagation.max.ms",
@@ -71,43 +66,69 @@ const ALLOWED: [&str; 57] = [
     "topic.metadata.refresh.sparse",
 ];
 
+/// Why properties may not be set, or what sets them.
+const REFUSED: &[(&[&str], &str)] = &[
+    (&["acks", "request.required.acks"], "with less than all replicas in sync, an accepted event could be lost"),
+    (
+        &["enable.idempotence", "message.send.max.retries", "retries", "max.in.flight"],
+        "a retry could double or reorder records",
+    ),
+    (&["max.in.flight.requests.per.connection", "queuing.strategy"], "records of a key could be reordered"),
+    (&["partitioner"], "records of a key would go to another partition than those of other clients"),
+    (
+        &["message.timeout.ms", "delivery.timeout.ms"],
+        "a record that is given up could be overtaken; see STREAMING_RECORD_DELIVERY_TIMEOUT_S",
+    ),
+    (&["delivery.report.only.error"], "no event would ever be confirmed"),
+    (
+        &["enable.gapless.guarantee", "transactional.id", "transaction.timeout.ms"],
+        "the client would fail where it now recovers",
+    ),
+    (
+        &["enable.ssl.certificate.verification", "ssl.endpoint.identification.algorithm"],
+        "anybody could pose as the broker; see STREAMING_TLS_CA_CERT",
+    ),
+    (&["ssl.cipher.suites"], "it keeps TLS below 1.2 out"),
+    (
+        &["plugin.library.paths", "interceptors", "ssl.engine.location", "ssl.engine.id", "ssl.providers"],
+        "it would load code into the service",
+    ),
+    (
+        &["api.version.request", "broker.version.fallback"],
+        "without what the broker says of itself, idempotence can't be had",
+    ),
+    (&["bootstrap.servers", "metadata.broker.list"], "set STREAMING_BROKERS"),
+    (&["client.id"], "set STREAMING_CLIENT_ID"),
+    (&["linger.ms", "queue.buffering.max.ms"], "set STREAMING_BATCH_LINGER_MS"),
+    (&["batch.size"], "set STREAMING_BATCH_MAX_BYTES"),
+    (&["queue.buffering.max.messages"], "set STREAMING_MAX_BUFFERED_RECORDS"),
+    (&["message.max.bytes"], "set STREAMING_MAX_RECORD_BYTES"),
+    (&["compression.type", "compression.codec"], "set STREAMING_COMPRESSION"),
+    (&["security.protocol"], "set STREAMING_TLS_ENABLED and STREAMING_SASL_MECHANISM"),
+    (&["ssl.ca.pem"], "set STREAMING_TLS_CA_CERT"),
+    (&["ssl.certificate.pem"], "set STREAMING_TLS_CLIENT_CERT"),
+    (&["ssl.key.pem"], "set STREAMING_TLS_CLIENT_KEY"),
+    (&["sasl.mechanism", "sasl.mechanisms"], "set STREAMING_SASL_MECHANISM"),
+    (&["sasl.username"], "set STREAMING_SASL_USERNAME"),
+    (&["sasl.password"], "set STREAMING_SASL_PASSWORD"),
+];
+
 /// Why a property may not be set, or what sets it.
 fn why_not(name: &str) -> &'static str {
-    match name {
-        "acks" | "request.required.acks" => "with less than all replicas in sync, an accepted event could be lost",
-        "enable.idempotence" | "message.send.max.retries" | "retries" | "max.in.flight" => {
-            "a retry could double or reorder records"
-        }
-        "max.in.flight.requests.per.connection" | "queuing.strategy" => "records of a key could be reordered",
-        "partitioner" => "records of a key would go to another partition than those of other clients",
-        "message.timeout.ms" | "delivery.timeout.ms" => {
-            "a record that is given up could be overtaken; see STREAMING_RECORD_DELIVERY_TIMEOUT_S"
-        }
-        "delivery.report.only.error" => "no event would ever be confirmed",
-        "enable.gapless.guarantee" | "transactional.id" | "transaction.timeout.ms" => {
-            "the client would fail where it now recovers"
-        }
-        "enable.ssl.certificate.verification" | "ssl.endpoint.identification.algorithm" => {
-            "anybody could pose as the broker; see STREAMING_TLS_CA_CERT"
-        }
-        "ssl.cipher.suites" => "it keeps TLS below 1.2 out",
-        "plugin.library.paths" | "interceptors" => "it would load code into the service",
-        "bootstrap.servers" | "metadata.broker.list" => "set STREAMING_BROKERS",
-        "client.id" => "set STREAMING_CLIENT_ID",
-        "linger.ms" | "queue.buffering.max.ms" => "set STREAMING_BATCH_LINGER_MS",
-        "batch.size" => "set STREAMING_BATCH_MAX_BYTES",
-        "queue.buffering.max.messages" => "set STREAMING_MAX_BUFFERED_RECORDS",
-        "message.max.bytes" => "set STREAMING_MAX_RECORD_BYTES",
-        "compression.type" | "compression.codec" => "set STREAMING_COMPRESSION",
-        "security.protocol" => "set STREAMING_TLS_ENABLED and STREAMING_SASL_MECHANISM",
-        "ssl.ca.pem" => "set STREAMING_TLS_CA_CERT",
-        "ssl.certificate.pem" => "set STREAMING_TLS_CLIENT_CERT",
-        "ssl.key.pem" => "set STREAMING_TLS_CLIENT_KEY",
-        "sasl.mechanism" | "sasl.mechanisms" => "set STREAMING_SASL_MECHANISM",
-        "sasl.username" => "set STREAMING_SASL_USERNAME",
-        "sasl.password" => "set STREAMING_SASL_PASSWORD",
-        _ => "it is not among those that are known to break no promise",
-    }
+    let found = REFUSED.iter().find(|(names, _)| names.contains(&name));
+    found.map_or("it is not among those that are known to break no promise", |(_, why)| why)
+}
+
+/// Whether the client takes a property with this value, as far as it can be told without its other properties.
+#[cfg(feature = "kafka")]
+fn is_taken(name: &str, value: &str) -> bool {
+    // A value with a NUL is cut by no C string, but refused.
+    !value.contains('\0') && rdkafka::ClientConfig::new().set(name, value).create_native_config().is_ok()
+}
+
+#[cfg(not(feature = "kafka"))]
+fn is_taken(_: &str, _: &str) -> bool {
+    true
 }
 
 impl Properties {
@@ -117,6 +138,11 @@ impl Properties {
             let message = format!("the property `{name}` of the Kafka client can't be set: {}", why_not(name));
             return Err(Error::new(ErrorKind::InvalidConfig, message));
         };
+        if !is_taken(name, &value) {
+            // What the client says quotes the value.
+            let message = format!("the property `{name}` of the Kafka client can't have this value");
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
+        }
         self.0.insert(allowed, Secret::new(value));
         Ok(())
     }
@@ -166,6 +192,11 @@ mod tests {
             ("delivery.report.only.error", "confirmed"),
             ("enable.ssl.certificate.verification", "pose as the broker"),
             ("sasl.password", "STREAMING_SASL_PASSWORD"),
+            ("ssl.engine.location", "load code"),
+            ("ssl.engine.id", "load code"),
+            ("ssl.providers", "load code"),
+            ("api.version.request", "idempotence"),
+            ("broker.version.fallback", "idempotence"),
             ("test.mock.num.brokers", "not among those"),
         ] {
             let error = Properties::default().set(name, "pl4nted".to_owned()).unwrap_err();
@@ -177,8 +208,28 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_properties_are_these() {
+        let listed = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        crate::documented::check_in("reference", "allowed", [listed(&ALLOWED)]);
+        let head = ["| property | why not, or what sets it |".to_owned(), "| --- | --- |".into()];
+        let rows = REFUSED.iter().map(|(names, why)| format!("| {} | {why} |", listed(names)));
+        crate::documented::check_in("reference", "refused", head.into_iter().chain(rows));
+        assert!(REFUSED.iter().all(|(names, _)| names.iter().all(|name| !ALLOWED.contains(name))));
+    }
+
+    #[test]
+    #[cfg(feature = "kafka")]
+    fn a_value_that_the_client_does_not_take_is_a_fault_that_names_the_property_and_not_the_value() {
+        for name in ["socket.timeout.ms", "broker.address.family", "socket.keepalive.enable"] {
+            let (properties, faults) = Properties::parse(&format!("{name}=pl4nted"));
+            assert_eq!((properties.iter().count(), faults.len()), (0, 1));
+            assert!(faults[0].contains(name) && !faults[0].contains("pl4nted"), "{faults:?}");
+        }
+    }
+
+    #[test]
     fn no_value_is_seen() {
-        let (properties, faults) = Properties::parse("ssl.key.password=pl4nted;pl4nted");
+        let (properties, faults) = Properties::parse("client.rack=pl4nted;pl4nted");
         assert!(!format!("{properties:?}{faults:?}").contains("pl4nted"));
         assert_eq!(faults.len(), 1);
     }

@@ -60,8 +60,8 @@ impl Eq for Provider {}
 pub(crate) struct Tls {
     /// The authorities to trust, in PEM. Without, those of the system.
     pub(crate) ca: Option<String>,
-    /// The certificate to show, in PEM, and its key.
-    pub(crate) identity: Option<(String, Secret)>,
+    /// The certificate to show, in PEM, and its key. One text often has both.
+    pub(crate) identity: Option<(Secret, Secret)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,13 +129,18 @@ impl Vars {
 
     fn tls(&mut self) -> Option<Tls> {
         let enabled = self.read("STREAMING_TLS_ENABLED", false, "true or false", |text| parse_bool(text).ok());
-        let ca = self.pem("STREAMING_TLS_CA_CERT");
-        let certificate = self.pem("STREAMING_TLS_CLIENT_CERT");
-        let key = self.pem("STREAMING_TLS_CLIENT_KEY");
+        let ca = self.pem("STREAMING_TLS_CA_CERT", "ssl.ca.location");
+        let certificate = self.pem("STREAMING_TLS_CLIENT_CERT", "ssl.certificate.location");
+        let key = self.pem("STREAMING_TLS_CLIENT_KEY", "ssl.key.location");
         if certificate.is_some() != key.is_some() {
             self.fault("STREAMING_TLS_CLIENT_CERT and STREAMING_TLS_CLIENT_KEY go together: set both, or neither");
         }
-        let identity = certificate.zip(key).map(|(certificate, key)| (certificate, Secret(key)));
+        for name in ["STREAMING_TLS_CA_CERT", "STREAMING_TLS_CLIENT_CERT", "STREAMING_TLS_CLIENT_KEY"] {
+            if !enabled && self.vars.contains_key(name) {
+                self.warn(&format!("{name} has no effect without STREAMING_TLS_ENABLED=true"));
+            }
+        }
+        let identity = certificate.zip(key).map(|(certificate, key)| (Secret(certificate), Secret(key)));
         enabled.then_some(Tls { ca, identity })
     }
 
@@ -166,17 +171,37 @@ impl Vars {
     }
 
     /// A PEM text, as it is or in base64. It is taken for a secret: a key may have been put where a certificate belongs.
-    fn pem(&mut self, name: &str) -> Option<String> {
-        self.read_secret(name, None, "PEM, as it is or in base64", |text| {
+    fn pem(&mut self, name: &str, of_files: &str) -> Option<String> {
+        let expected = format!(
+            "PEM, as it is or in base64: the text itself, not a path; for files set `{of_files}` in STREAMING_KAFKA_PROPERTIES"
+        );
+        self.read_secret(name, None, &expected, |text| {
             let text = if text.starts_with("-----BEGIN ") {
                 text.to_owned()
             } else {
                 let bytes = base64::prelude::BASE64_STANDARD.decode(text.replace(char::is_whitespace, "")).ok()?;
                 String::from_utf8(bytes).ok()?
             };
-            text.trim_start().starts_with("-----BEGIN ").then_some(Some(text))
+            is_pem(&text).then_some(Some(text))
         })
     }
+}
+
+/// Whether a text is blocks of base64, one at least, each between its BEGIN and its END (RFC 7468). What stands around them does
+/// not count.
+fn is_pem(text: &str) -> bool {
+    let (mut rest, mut blocks) = (text, 0);
+    while let Some((_, block)) = rest.split_once("-----BEGIN ") {
+        let Some((label, block)) = block.split_once("-----") else { return false };
+        let Some((body, after)) = block.split_once(&format!("-----END {label}-----")) else { return false };
+        // Lines such as `DEK-Info: …` stand at the head of an encrypted key.
+        let base64: String = body.lines().map(str::trim).filter(|line| !line.contains(':')).collect();
+        if base64.is_empty() || base64::prelude::BASE64_STANDARD.decode(base64).is_err() {
+            return false;
+        }
+        (rest, blocks) = (after, blocks + 1);
+    }
+    blocks > 0
 }
 
 #[cfg(test)]
@@ -264,6 +289,26 @@ mod tests {
         assert!(!format!("{error} {error:?}").contains(planted));
         let vars = [vars[0], vars[1], vars[2], ("STREAMING_SASL_ALLOW_PLAINTEXT", "true")];
         assert!(!format!("{:?}", config(&vars).unwrap()).contains(planted));
+    }
+
+    #[test]
+    fn a_text_that_is_no_pem_is_a_fault_that_tells_where_files_go() {
+        let block = |body: &str| format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+        let half = "-----BEGIN CERTIFICATE-----\nAAAA\n".to_owned();
+        let other_end = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END PRIVATE KEY-----\n".to_owned();
+        let in_base64 = base64::prelude::BASE64_STANDARD.encode(block("?"));
+        for bad in ["/etc/ssl/ca.pem".to_owned(), block(""), block("AAA?"), block("AAAAA"), half, other_end, in_base64]
+        {
+            let error = config(&[("STREAMING_TLS_CA_CERT", &bad)]).unwrap_err().to_string();
+            assert!(error.contains("STREAMING_TLS_CA_CERT: expected PEM"), "{error}");
+            assert!(
+                error.contains("not a path; for files set `ssl.ca.location` in STREAMING_KAFKA_PROPERTIES"),
+                "{error}"
+            );
+        }
+        let encrypted =
+            "-----BEGIN RSA PRIVATE KEY-----\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+        assert!(is_pem(encrypted) && is_pem(&format!("# ours\n{}{}", block("AAAA"), block("AA=="))));
     }
 
     #[test]

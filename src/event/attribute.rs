@@ -1,4 +1,4 @@
-//! The rules that texts must keep to end up in a header: presence, length in bytes, no control characters.
+//! The rules that texts must keep to end up in a header: presence, length in bytes, no characters that are none.
 
 use chrono::{DateTime, Datelike, Utc};
 
@@ -19,14 +19,21 @@ pub(crate) const MAX_EXTENSION_NAME_BYTES: usize = 20;
 pub(crate) const MAX_EXTENSION_BYTES: usize = 2048;
 pub(crate) const MAX_DESCRIPTION_BYTES: usize = 2048;
 
-/// Checks that `text` is not empty, at most `max_bytes` long, and free of control characters.
+/// Whether a text of the specification may not have this character: a control, or none of Unicode's
+/// (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md#type-system>).
+pub(crate) fn is_refused(c: char) -> bool {
+    let is_noncharacter = matches!(c, '\u{fdd0}'..='\u{fdef}') || u32::from(c) & 0xfffe == 0xfffe;
+    c.is_control() || is_noncharacter
+}
+
+/// Checks that `text` is not empty, at most `max_bytes` long, and free of characters that no attribute may have.
 pub(crate) fn check(field: &str, text: &str, max_bytes: usize, kind: ErrorKind) -> Result<()> {
     let fault = if text.is_empty() {
         "is empty".to_owned()
     } else if text.len() > max_bytes {
         format!("is {} bytes long; at most {max_bytes} are allowed", text.len())
-    } else if text.bytes().any(|b| b < 0x20 || b == 0x7f) {
-        "has a control character; remove it".to_owned()
+    } else if text.chars().any(is_refused) {
+        "has a control character or a noncharacter of Unicode; remove it".to_owned()
     } else {
         return Ok(());
     };
@@ -231,12 +238,14 @@ mod tests {
     }
 
     #[test]
-    fn control_bytes_are_those_below_the_space_and_delete() {
-        for byte in (0x00..0x20).chain([0x7f]) {
-            let text = format!("a{}b", char::from(byte));
+    fn controls_and_noncharacters_are_refused_as_the_specification_says() {
+        let controls = (0x00..=0x1f).chain(0x7f..=0x9f).chain(0xfdd0..=0xfdef);
+        let last_of_planes = (0..=0x10).flat_map(|plane| [plane << 16 | 0xfffe, plane << 16 | 0xffff]);
+        for number in controls.chain(last_of_planes) {
+            let text = format!("a{}b", char::from_u32(number).unwrap());
             assert!(check("f", &text, 9, ErrorKind::InvalidEvent).is_err(), "{text:?}");
         }
-        for text in [" ", "~", "\u{80}", "é", "日本", "🦀"] {
+        for text in [" ", "~", "\u{a0}", "\u{fdcf}", "\u{fdf0}", "\u{fffd}", "\u{10000}", "é", "日本", "🦀"] {
             assert!(check("f", text, 9, ErrorKind::InvalidEvent).is_ok(), "{text:?}");
         }
     }

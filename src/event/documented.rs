@@ -38,9 +38,14 @@ impl EmitRequest {
         self.extension("recordedtime", time)
     }
 
-    /// Sets `severitytext` and `severitynumber`, as OpenTelemetry's log model numbers them.
-    pub fn severity(self, text: impl Into<Text>, number: i32) -> Self {
-        self.extension("severitytext", AttributeValue::String(text.into())).extension("severitynumber", number)
+    /// Sets `severitynumber`, as OpenTelemetry's log model numbers them; it is not negative.
+    pub fn severity(self, number: i32) -> Self {
+        self.extension("severitynumber", number)
+    }
+
+    /// Sets `severitytext`, such as `WARN`, beside [`severity`](Self::severity), which the extension requires.
+    pub fn severity_text(self, text: impl Into<Text>) -> Self {
+        self.extension("severitytext", AttributeValue::String(text.into()))
     }
 
     /// Sets `correlationid`: what this event belongs to, such as a request or a process.
@@ -53,7 +58,7 @@ impl EmitRequest {
         self.extension("causationid", AttributeValue::String(id.into()))
     }
 
-    /// Sets `traceparent`: the W3C trace context in which the event came about. Behind it may come [`trace_state`](Self::trace_state).
+    /// Sets `traceparent`: the W3C trace context in which the event came about, 55 characters. Behind it may come [`trace_state`](Self::trace_state).
     /// With [`HeaderStyle::Dash`](crate::wire::HeaderStyle::Dash) both are headers without a prefix.
     pub fn trace_parent(self, trace_parent: impl Into<Text>) -> Self {
         self.extension("traceparent", AttributeValue::String(trace_parent.into()))

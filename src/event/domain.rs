@@ -60,21 +60,42 @@ pub trait DomainEvent: Serialize {
     }
 }
 
+/// What a type says of its events.
+#[derive(Debug, Clone)]
+pub(crate) struct Typed {
+    pub(crate) name: &'static str,
+    pub(crate) resource: &'static str,
+    pub(crate) event: &'static str,
+    pub(crate) schema_version: &'static str,
+}
+
 impl EventDefinition {
     /// The definition of a typed event. What its type does not say is the default, and can be set.
+    ///
+    /// Requests for its key must be made from values of `T`: another payload is an
+    /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload). A [tombstone](EmitRequest::tombstone) has none.
     pub fn of<T: DomainEvent>() -> Self {
-        Self::new(T::KEY, T::RESOURCE, T::EVENT).with_schema_version(T::SCHEMA_VERSION)
+        let mut definition = Self::new(T::KEY, T::RESOURCE, T::EVENT).with_schema_version(T::SCHEMA_VERSION);
+        definition.payload_type = Some(std::any::type_name::<T>());
+        definition
     }
 }
 
 impl EmitRequest {
-    /// A request to emit a typed event.
+    /// A request to emit a typed event. The emitter checks that the catalog's definition of its key is one of this resource, event
+    /// and schema version, and of JSON. A payload that is set afterwards is no longer the type's.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if it can't be written as JSON.
     pub fn of<T: DomainEvent>(event: &T) -> Result<Self> {
         let mut request = Self::new(T::KEY).json(event)?;
+        request.typed = Some(Typed {
+            name: std::any::type_name::<T>(),
+            resource: T::RESOURCE,
+            event: T::EVENT,
+            schema_version: T::SCHEMA_VERSION,
+        });
         request.tenant = event.tenant();
         request.subject = event.subject();
         Ok(request)

@@ -64,6 +64,17 @@ impl AttributeValue {
     }
 
     fn check(&self, name: &str, kind: ErrorKind) -> Result<()> {
+        let rule = match name {
+            "traceparent" if !matches!(self, Self::String(text) if is_trace_parent(text)) => {
+                "a W3C traceparent such as 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+            }
+            "severitynumber" if !matches!(self, Self::Integer(0..)) => "a whole number that is not negative",
+            _ => return self.check_type(name, kind),
+        };
+        Err(Error::new(kind, format!("`{name}` must be {rule}")))
+    }
+
+    fn check_type(&self, name: &str, kind: ErrorKind) -> Result<()> {
         match self {
             Self::String(text) => attribute::check(name, text, attribute::MAX_EXTENSION_BYTES, kind),
             Self::Uri(text) | Self::UriReference(text) => {
@@ -85,6 +96,17 @@ impl AttributeValue {
             Self::Boolean(_) | Self::Integer(_) | Self::Binary(_) => Ok(()),
         }
     }
+}
+
+/// Version, trace, parent and flags in lower-case hexadecimal digits, of which the version is not ff, and trace and parent are not all zero
+/// (<https://www.w3.org/TR/trace-context/#traceparent-header>).
+fn is_trace_parent(text: &str) -> bool {
+    let is_hex = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let is_zero = |part: &str| part.bytes().all(|b| b == b'0');
+    let parts: Vec<_> = text.split('-').collect();
+    let lengths = parts.iter().map(|part| part.len());
+    let is_formed = lengths.eq([2, 32, 16, 2]) && parts.iter().all(|part| is_hex(part));
+    is_formed && parts[0] != "ff" && !is_zero(parts[1]) && !is_zero(parts[2])
 }
 
 /// RFC 3339 in UTC, with as many digits of the second as there are.
@@ -234,6 +256,32 @@ mod tests {
             assert!(check("name", bad.clone()).is_err(), "{bad:?}");
         }
         assert!(check("name", AttributeValue::UriReference("a/b?c".into())).is_ok());
+    }
+
+    #[test]
+    fn a_trace_parent_is_what_w3c_says() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert!(check("traceparent", good).is_ok());
+        let zero_trace = format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32));
+        for bad in [
+            "00-1-2-01",
+            "",
+            &good[..54],
+            &good.to_uppercase(),
+            &good.replace('b', "g"),
+            &format!("{good}-1"),
+            &good.replacen("00", "ff", 1),
+            &zero_trace,
+        ] {
+            assert_eq!(check("traceparent", bad.to_owned()).unwrap_err().kind(), ErrorKind::InvalidEvent, "{bad}");
+        }
+        assert!(check("traceparent", AttributeValue::Integer(1)).is_err());
+    }
+
+    #[test]
+    fn a_severity_number_is_a_number_that_is_not_negative() {
+        assert!(check("severitynumber", 0).is_ok() && check("severitynumber", 24).is_ok());
+        assert!(check("severitynumber", -1).is_err() && check("severitynumber", "9").is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub(super) fn failed(doing: &'static str) -> impl FnOnce(Sqlx) -> Error {
     move |source| {
         let (kind, ambiguous) = meaning(&source);
         let message = match kind {
+            _ if is_login(&source) => "the outbox's database does not let this user in: check user and password",
             ErrorKind::InvalidConfig => "the settings of the outbox's database are not usable",
             ErrorKind::StorageConflict => "the outbox's database gave the transaction up: run it again from its start",
             ErrorKind::StorageRejected => "the outbox's database refused the statement",
@@ -55,6 +56,13 @@ fn meaning(error: &Sqlx) -> (ErrorKind, bool) {
     }
 }
 
+/// Whether the database does not know the user, or not by this password.
+fn is_login(error: &Sqlx) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    // SQLite's codes are shorter.
+    code.is_some_and(|code| code.len() == 5 && code.starts_with("28"))
+}
+
 /// SQLSTATEs, or their first letters, with what they mean; the first that fits counts
 /// (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
 const SQLSTATES: &[(&str, ErrorKind, bool, &str)] = &[
@@ -64,6 +72,7 @@ const SQLSTATES: &[(&str, ErrorKind, bool, &str)] = &[
     ("25P03", ErrorKind::StorageConflict, false, "idle-in-transaction timeout"),
     ("25P04", ErrorKind::StorageConflict, false, "transaction timeout"),
     ("26", ErrorKind::Storage, false, "unknown prepared statement, as behind a pooler"),
+    ("28", ErrorKind::StorageRejected, false, "authentication: user or password"),
     ("3F000", ErrorKind::Schema, false, "unknown schema"),
     ("40003", ErrorKind::Storage, true, "statement completion unknown"),
     ("40", ErrorKind::StorageConflict, false, "serialization failure, deadlock"),
@@ -147,6 +156,53 @@ mod tests {
         let lost = || Sqlx::Io(std::io::ErrorKind::UnexpectedEof.into());
         assert!(failed("appending")(lost()).is_ambiguous());
         assert!(!failed_in_transaction("appending")(lost()).is_ambiguous());
+    }
+
+    /// One of each, as of sqlx 0.8 without features that this crate does not enable; but for those of a database, which has codes.
+    fn one_of_each() -> Vec<Sqlx> {
+        let cause = || "".into();
+        vec![
+            Sqlx::Configuration(cause()),
+            Sqlx::InvalidArgument(String::new()),
+            Sqlx::Io(std::io::ErrorKind::UnexpectedEof.into()),
+            Sqlx::Tls(cause()),
+            Sqlx::Protocol(String::new()),
+            Sqlx::RowNotFound,
+            Sqlx::TypeNotFound { type_name: String::new() },
+            Sqlx::ColumnIndexOutOfBounds { index: 0, len: 0 },
+            Sqlx::ColumnNotFound(String::new()),
+            Sqlx::ColumnDecode { index: String::new(), source: cause() },
+            Sqlx::Encode(cause()),
+            Sqlx::Decode(cause()),
+            Sqlx::AnyDriverError(cause()),
+            Sqlx::PoolTimedOut,
+            Sqlx::PoolClosed,
+            Sqlx::WorkerCrashed,
+            Sqlx::InvalidSavePointStatement,
+            Sqlx::BeginFailed,
+        ]
+    }
+
+    #[test]
+    fn the_documented_errors_of_the_driver_are_these() {
+        let name = |error: &Sqlx| {
+            let shown = format!("{error:?}");
+            shown.split(['(', ' ']).next().unwrap_or_default().to_owned()
+        };
+        let mut lines = vec!["| kind | ambiguous | errors |".to_owned(), "| --- | --- | --- |".into()];
+        let mut rows: Vec<((ErrorKind, bool), Vec<String>)> = Vec::new();
+        for error in one_of_each() {
+            let meaning = meaning(&error);
+            match rows.iter_mut().find(|(of, _)| *of == meaning) {
+                Some((_, names)) => names.push(name(&error)),
+                None => rows.push((meaning, vec![name(&error)])),
+            }
+        }
+        let line = |((kind, ambiguous), names): ((ErrorKind, bool), Vec<String>)| {
+            format!("| `{kind}` | {} | {} |", if ambiguous { "yes" } else { "" }, names.join(", "))
+        };
+        lines.extend(rows.into_iter().map(line));
+        crate::documented::check("sqlx", lines);
     }
 
     #[test]

@@ -247,7 +247,8 @@ impl PostgresOutbox {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Storage`] if the database fails or the user may not create the schema.
+    /// [`ErrorKind::Storage`] if the database fails; [`ErrorKind::StorageRejected`] if it does not let the user in, or the user may
+    /// not create the schema.
     pub async fn migrate(&self) -> Result<()> {
         let migrating = || failed("migrating the outbox's tables");
         let mut tx = self.writer.begin().await.map_err(migrating())?;

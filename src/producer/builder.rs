@@ -114,7 +114,7 @@ impl ProducerBuilder {
             times,
             id: Uuid::now_v7(),
             dead_letters: Arc::new(DeadLetters {
-                prefix: config.dead_letter_prefix,
+                prefix: config.dead_letter_prefix().to_owned(),
                 style: config.header_style,
                 max_bytes: config.max_record_bytes,
             }),

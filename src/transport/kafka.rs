@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::client::OAuthToken;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
@@ -89,6 +90,21 @@ impl ClientContext for Context {
         })
     }
 
+    /// The client's own log, which quotes what brokers and libraries below it say.
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        let line = sanitize(line);
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+                tracing::error!(target: "librdkafka", facility, "{line}");
+            }
+            RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, "{line}"),
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+                tracing::info!(target: "librdkafka", facility, "{line}");
+            }
+            RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{line}"),
+        }
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         let reason = sanitize(reason);
         tracing::warn!(%error, %reason, "the Kafka client reports an error");
@@ -119,8 +135,14 @@ impl KafkaTransport {
         let gauge = Arc::new(Gauge::default());
         let context = Context { gauge: Arc::clone(&gauge), tokens: tokens.clone() };
         let producer = config.create_with_context(context).map_err(|error| {
-            Error::new(ErrorKind::InvalidConfig, "the Kafka client does not accept its configuration")
-                .with_source(without_value(error))
+            let what = match &error {
+                KafkaError::ClientConfig(_, _, property, _) => format!("the value of `{property}`"),
+                _ => "its configuration".to_owned(),
+            };
+            let message = format!(
+                "the Kafka client does not accept {what}, of which STREAMING_KAFKA_PROPERTIES may be the cause"
+            );
+            Error::new(ErrorKind::InvalidConfig, message).with_source(without_value(error))
         })?;
         Ok(Self { producer, gauge, tokens, config: config.clone() })
     }
@@ -239,5 +261,55 @@ mod tests {
         let error = KafkaTransport::new(&config, None).unwrap_err();
         assert!(format!("{error:?}").contains("socket.timeout.ms"), "{error:?}");
         assert!(!format!("{error:?}").contains("pl4nted"), "{error:?}");
+    }
+
+    /// What was written to a log.
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Written {
+        fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(text);
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_clients_log_is_ours_at_its_levels_and_without_credentials() {
+        let written = Written::default();
+        let writer = written.clone();
+        let log = tracing_subscriber::fmt()
+            .with_env_filter("librdkafka=trace")
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let context = Context { gauge: Arc::default(), tokens: None };
+        tracing::subscriber::with_default(log, || {
+            for (level, name) in [
+                (RDKafkaLogLevel::Emerg, "emergency"),
+                (RDKafkaLogLevel::Warning, "warning"),
+                (RDKafkaLogLevel::Notice, "notice"),
+                (RDKafkaLogLevel::Debug, "debugging"),
+            ] {
+                context.log(
+                    level,
+                    "SASL",
+                    &format!("{name}: sasl.password=pl4nted of sasl://shop:pl4nted@kafka-1:9092"),
+                );
+            }
+        });
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 4, "{text}");
+        for (line, parts) in
+            lines.iter().zip([["ERROR", "emergency"], ["WARN", "warning"], ["INFO", "notice"], ["DEBUG", "debugging"]])
+        {
+            assert!(parts.iter().all(|part| line.contains(part)) && line.contains("kafka-1:9092"), "{line}");
+        }
+        assert!(!text.contains("pl4nted"), "{text}");
     }
 }

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::attribute;
+use crate::wire::encode::TRACE_CONTEXT;
 
 /// A CloudEvent as it was read from a record, in either mode and either style of header names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +44,14 @@ impl CloudEvent {
     }
 }
 
-/// Reads a record: structured mode if its `content-type` says so, in any case; otherwise binary mode, with `ce_` headers as
-/// the binding has them or `ce-` headers as lib-streaming writes them. Headers that are no attributes are left alone.
+/// Reads a record: structured mode if its `content-type` says so, in any case; otherwise binary mode.
+///
+/// In binary mode a record has one style: the binding's `ce_` headers, if `ce_id` or `ce_specversion` is among them; otherwise
+/// `ce-` headers as lib-streaming writes them, with `traceparent` and `tracestate` without a prefix. Headers of the other style, and
+/// those whose names are not of lower-case letters and digits behind the prefix, as the specification has the names of attributes,
+/// are somebody else's, and left alone.
+///
+/// In structured mode a member that is null counts as one that is not there, but for `data`: alone it is the payload `null`.
 ///
 /// # Errors
 ///
@@ -79,8 +86,14 @@ pub fn decode<'a>(headers: impl IntoIterator<Item = (&'a str, &'a [u8])>, value:
 
 fn binary(headers: &[(&str, &[u8])], content_type: Option<&str>, value: Option<&[u8]>) -> Result<CloudEvent> {
     let mut fields = Fields::default();
+    let is_binding = headers.iter().any(|(name, _)| ["ce_id", "ce_specversion"].contains(name));
+    let prefix = if is_binding { "ce_" } else { "ce-" };
+    let is_name = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     for (name, value) in headers {
-        let attribute = name.strip_prefix("ce_").or_else(|| name.strip_prefix("ce-"));
+        let attribute = match *name {
+            name if !is_binding && TRACE_CONTEXT.contains(&name) => Some(name),
+            name => name.strip_prefix(prefix).filter(|name| is_name(name)),
+        };
         if let Some(attribute) = attribute {
             fields.set(attribute, text(name, value)?.to_owned());
         }
@@ -98,15 +111,17 @@ fn structured(value: &[u8]) -> Result<CloudEvent> {
     for (name, json) in members.0 {
         match &*name {
             "data" => data = Some(json.get()),
-            "data_base64" => data_base64 = Some(scalar(&name, json)?),
+            "data_base64" if json.get() != "null" => data_base64 = Some(scalar(&name, json)?),
             // A member that is null counts as one that is not there.
             _ if json.get() == "null" => {}
             _ => fields.set(&name, scalar(&name, json)?),
         }
     }
     let data = match (data, data_base64) {
-        (Some(_), Some(_)) => return Err(fault("the event has both `data` and `data_base64`".into())),
-        (None, Some(base64)) => {
+        (Some(json), Some(_)) if json != "null" => {
+            return Err(fault("the event has both `data` and `data_base64`".into()));
+        }
+        (_, Some(base64)) => {
             let decoded = base64::prelude::BASE64_STANDARD.decode(base64);
             Some(decoded.map_err(|source| fault("`data_base64` is not base64".into()).with_source(source))?.into())
         }

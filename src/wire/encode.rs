@@ -38,7 +38,7 @@ impl HeaderStyle {
 
 /// The extension attributes that lib-streaming writes as headers of their own, without a prefix, behind all others and in
 /// this order.
-const TRACE_CONTEXT: [&str; 2] = ["traceparent", "tracestate"];
+pub(super) const TRACE_CONTEXT: [&str; 2] = ["traceparent", "tracestate"];
 
 /// The content type of a record in structured mode.
 const STRUCTURED: &[u8] = b"application/cloudevents+json; charset=utf-8";

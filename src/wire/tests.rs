@@ -207,6 +207,50 @@ fn a_tombstone_has_headers_and_no_value() {
     assert_eq!(refused.unwrap_err().kind(), crate::ErrorKind::InvalidEvent);
 }
 
+#[test]
+fn a_record_has_one_style_and_foreign_headers_are_left_alone() {
+    let foreign: [(&str, &[u8]); 8] = [
+        ("ce-id", b"other"),
+        ("ce-zeta", b"1"),
+        ("traceparent", b"\xff"),
+        ("ce_", b"1"),
+        ("ce_UP", b"1"),
+        ("ce_with_more", b"\xff"),
+        ("ce_\u{e9}", b"1"),
+        ("ce_zeta1", b"2"),
+    ];
+    let event = decode(foreign.into_iter().chain(MINIMAL), Some(b"")).unwrap();
+    assert_eq!((&*event.id, event.extensions), ("1", vec![("zeta1".to_owned(), "2".to_owned())]));
+    let dash: [(&str, &[u8]); 7] = [
+        ("ce-specversion", b"1.0"),
+        ("ce-id", b"1"),
+        ("ce-source", b"s"),
+        ("ce-type", b"t"),
+        ("ce_zeta", b"1"),
+        ("traceparent", b"p"),
+        ("tracestate", b"s"),
+    ];
+    let event = decode(dash, Some(b"")).unwrap();
+    assert_eq!((event.extension("traceparent"), event.extension("tracestate")), (Some("p"), Some("s")));
+    assert_eq!(event.extension("zeta"), None);
+}
+
+#[test]
+fn a_member_that_is_null_is_not_there_and_a_payload_null_is() {
+    let data = |members: &str| {
+        let value =
+            format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"t","subject":null,"x":null{members}}}"#);
+        let event = decode([("content-type", &b"application/cloudevents+json"[..])], Some(value.as_bytes())).unwrap();
+        assert!(event.subject.is_none() && event.extensions.is_empty());
+        event.data
+    };
+    assert_eq!(data(""), None);
+    assert_eq!(data(r#","data_base64":null"#), None);
+    assert_eq!(data(r#","data":1,"data_base64":null"#).as_deref(), Some(&b"1"[..]));
+    assert_eq!(data(r#","data":null,"data_base64":"AA==""#).as_deref(), Some(&b"\0"[..]));
+    assert_eq!(data(r#","data":null"#).as_deref(), Some(&b"null"[..]));
+}
+
 const MINIMAL: [(&str, &[u8]); 4] =
     [("ce_specversion", b"1.0"), ("ce_id", b"1"), ("ce_source", b"s"), ("ce_type", b"t")];
 
@@ -352,8 +396,11 @@ mod conformance {
 }
 
 fn text(max: usize) -> impl Strategy<Value = String> {
-    proptest::collection::vec(any::<char>().prop_filter("no controls", |c| !c.is_control()), 1..max)
-        .prop_map(String::from_iter)
+    proptest::collection::vec(
+        any::<char>().prop_filter("no controls", |c| !crate::event::attribute::is_refused(*c)),
+        1..max,
+    )
+    .prop_map(String::from_iter)
 }
 
 proptest! {
@@ -443,11 +490,13 @@ proptest! {
         id in text(40), tenant in proptest::option::of(text(40)), subject in proptest::option::of(text(80)),
         flag in any::<bool>(), number in any::<i32>(), words in text(30), bytes in proptest::collection::vec(any::<u8>(), 1..40),
         seconds in 0i64..4_000_000_000, nanos in 0u32..1_000_000_000, payload in proptest::collection::vec(any::<u8>(), 0..300),
+        trace_parent in "[0-9a-e][0-9a-f]-[0-9a-f]{31}1-[0-9a-f]{15}1-[0-9a-f]{2}",
     ) {
         let time = DateTime::from_timestamp(seconds, nanos).unwrap();
         let mut request = EmitRequest::new("order.created").id(id.parse().unwrap()).time(time).payload(payload.clone())
             .extension("flag", flag).extension("number", number).extension("words", words.clone())
-            .extension("bytes", crate::AttributeValue::Binary(bytes.into())).extension("when", time);
+            .extension("bytes", crate::AttributeValue::Binary(bytes.into())).extension("when", time)
+            .trace_parent(trace_parent.clone());
         if let Some(tenant) = &tenant { request = request.tenant(tenant.clone()); }
         if let Some(subject) = &subject { request = request.subject(subject.clone()); }
         let expected: Vec<_> = request.extensions.iter().map(|(name, value)| (name.to_owned(), value.to_text().into_owned())).collect();
@@ -467,6 +516,7 @@ proptest! {
             prop_assert_eq!(event.content_type.as_deref(), Some("application/octet-stream"));
             prop_assert_eq!(event.extension("tenantid"), tenant.as_deref());
             prop_assert!(event.extensions.ends_with(&expected));
+            prop_assert_eq!(event.extension("traceparent"), Some(&*trace_parent));
             prop_assert_eq!(event.data.unwrap_or_default(), &payload);
         }
     }

@@ -19,6 +19,7 @@ use crate::support::relaying::RunningRelay;
 use crate::support::topic::read_to_end;
 use crate::support::waiting::until;
 
+const TRACE_PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const KEY: &str = "e";
 
 fn definition(resource: &str, event: &str) -> EventDefinition {
@@ -243,12 +244,12 @@ async fn a_time_is_written_as_go_writes_it() {
 
 #[tokio::test]
 async fn the_trace_context_stands_behind_the_attributes_without_a_prefix_and_in_order() {
-    let traced = request().trace_state("vendor=1").trace_parent("00-1-2-01").extension("region", "eu");
+    let traced = request().trace_state("vendor=1").trace_parent(TRACE_PARENT).extension("region", "eu");
     let record = record(V3, "midaz", definition("r", "e"), traced).await;
     let names: Vec<_> = record.headers.iter().map(|(name, _)| name).collect();
     assert!(names.ends_with(&["ce-region", "traceparent", "tracestate"]), "{names:?}");
     assert!(names.iter().rev().skip(2).all(|name| name.starts_with("ce-")), "{names:?}");
-    assert_eq!((headers(&record)["traceparent"], headers(&record)["tracestate"]), ("00-1-2-01", "vendor=1"));
+    assert_eq!((headers(&record)["traceparent"], headers(&record)["tracestate"]), (TRACE_PARENT, "vendor=1"));
 }
 
 #[tokio::test]
@@ -355,7 +356,7 @@ async fn a_reader_of_the_topic_gets_the_same_bytes() {
     let config = Config::new("midaz", [cluster.bootstrap_servers()]).unwrap().with_lib_streaming_v3();
     let catalog = Catalog::new([definition("order", "created")]).unwrap();
     let producer = Producer::builder(config, catalog).build().await.unwrap();
-    let request = || request().tenant("t-é").trace_parent("00-1-2-01");
+    let request = || request().tenant("t-é").trace_parent(TRACE_PARENT);
     producer.emit(request()).await.unwrap();
     let read = read_to_end(&cluster.bootstrap_servers(), "lerian.streaming.midaz").await.remove(0);
     let record = record(V3, "midaz", definition("order", "created"), request()).await;
@@ -374,7 +375,7 @@ async fn by_the_outbox_comes_the_same_record() {
     let config = Config::new("midaz", ["none:1"]).unwrap().with_lib_streaming_v3();
     let builder = Producer::builder(config, Catalog::new([definition("order", "created")]).unwrap());
     let producer = builder.with_outbox(outbox).with_transport(Arc::clone(&transport) as _).build().await.unwrap();
-    let request = || request().tenant("t-1").payload("{\"b\": 1,  \"b\":\"\\u0000\"}").trace_parent("00-1-2-01");
+    let request = || request().tenant("t-1").payload("{\"b\": 1,  \"b\":\"\\u0000\"}").trace_parent(TRACE_PARENT);
     producer.emit(request()).await.unwrap();
     let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
     producer.emit(request().policy(always)).await.unwrap();

@@ -70,7 +70,7 @@ fn secure(client: &mut ClientConfig, security: &Security) {
             client.set("ssl.ca.pem", ca);
         }
         if let Some((certificate, key)) = identity {
-            client.set("ssl.certificate.pem", certificate).set("ssl.key.pem", key.expose());
+            client.set("ssl.certificate.pem", certificate.expose()).set("ssl.key.pem", key.expose());
         }
     }
     if let Some(Sasl { mechanism, login }) = &security.sasl {

@@ -37,7 +37,7 @@ impl Seen {
     /// From now on it sees the log of the library.
     fn watch_log(&self) {
         let seen = self.clone();
-        let all = EnvFilter::new("off,tidings=trace");
+        let all = EnvFilter::new("off,tidings=trace,librdkafka=trace");
         tracing_subscriber::fmt().with_env_filter(all).with_ansi(false).with_writer(move || seen.clone()).init();
     }
 
@@ -115,12 +115,16 @@ async fn set_wrongly(secured: &Secured, seen: &Seen) {
     for (name, value) in [
         ("STREAMING_TLS_CLIENT_KEY", PLANTED.to_owned()),
         ("STREAMING_TLS_CA_CERT", PLANTED.to_owned()),
+        ("STREAMING_TLS_CLIENT_KEY", format!("-----BEGIN PRIVATE KEY-----\n{PLANTED}\n-----END PRIVATE KEY-----\n")),
+        ("STREAMING_KAFKA_PROPERTIES", format!("socket.timeout.ms={PLANTED}")),
+        ("STREAMING_BROKERS", format!("orders:{PLANTED}@shop:9092")),
         ("STREAMING_CLOUDEVENTS_SOURCE", format!("https://orders:{PLANTED}@shop/ /")),
     ] {
         seen.error(ErrorKind::InvalidConfig, &Config::from_vars([(name, value)]).unwrap_err());
     }
     for (name, value) in [
-        ("STREAMING_TLS_CLIENT_KEY", format!("-----BEGIN PRIVATE KEY-----\n{PLANTED}\n-----END PRIVATE KEY-----\n")),
+        // The eighth sign makes it base64, though not a key.
+        ("STREAMING_TLS_CLIENT_KEY", format!("-----BEGIN PRIVATE KEY-----\n{PLANTED}0\n-----END PRIVATE KEY-----\n")),
         ("STREAMING_SASL_PASSWORD", format!("{PLANTED}\0")),
     ] {
         let mut settings = secured.named("PLAIN", USER, PLANTED);
@@ -143,10 +147,12 @@ async fn ask_the_database(secured: &Secured, seen: &Seen) {
     );
     let outbox = PostgresOutbox::connect(&url).unwrap();
     seen.debug(&outbox);
-    seen.error(ErrorKind::Storage, &outbox.migrate().await.unwrap_err());
+    let refused = outbox.migrate().await.unwrap_err();
+    assert!(refused.to_string().contains("check user and password"), "{refused}");
+    seen.error(ErrorKind::StorageRejected, &refused);
     let builder = secured.builder(&secured.trusting(&secured.sasl)).with_outbox(outbox);
     seen.debug(&builder);
-    seen.error(ErrorKind::Storage, &builder.build().await.unwrap_err());
+    seen.error(ErrorKind::StorageRejected, &builder.build().await.unwrap_err());
     for url in [
         format!("postgres://tidings:{PLANTED}@127.0.0.1:port/tidings"),
         format!("postgres://tidings:{PLANTED}@[::1/tidings"),
@@ -160,8 +166,9 @@ async fn ask_the_database(secured: &Secured, seen: &Seen) {
 /// The dead letter of an event that the topic refuses, from a client with the true password.
 async fn send_a_dead_letter(secured: &Secured, seen: &Seen) {
     let world = &secured.world;
-    alter(&world.brokers, &world.topic, "max.message.bytes", "100").await;
     let producer = secured.builder(&secured.named("PLAIN", USER, PASSWORD)).build().await.unwrap();
+    // Before that the producer would have known of it, and sent nothing.
+    alter(&world.brokers, &world.topic, "max.message.bytes", "100").await;
     let event = Sequence::of("tenant-1").next();
     let error = producer.emit(event.request()).await.unwrap_err();
     assert!(error.dead_lettered(), "{error:?}");
@@ -197,7 +204,13 @@ async fn no_secret_is_in_the_log_an_error_a_dead_letter_or_what_debug_shows() {
     ask_the_database(&secured, &seen).await;
     send_a_dead_letter(&secured, &seen).await;
 
-    for there in ["the Kafka client reports an error", "there is no token for the brokers", "error-message=", EVENT] {
+    for there in [
+        "librdkafka",
+        "the Kafka client reports an error",
+        "there is no token for the brokers",
+        "error-message=",
+        EVENT,
+    ] {
         seen.has(there);
     }
     seen.debug(&catalog());

@@ -21,6 +21,12 @@ const CONTENT_TYPES: [(&str, &str); 6] = [
 /// The modes, as the strangers call them.
 const MODES: [(&str, ContentMode); 2] = [("binary", ContentMode::Binary), ("structured", ContentMode::Structured)];
 
+/// What the topic takes, and the producer accepts: room for a MiB in base64 too.
+const MAX_RECORD_BYTES: &str = "1500000";
+pub(super) const LARGE_RECORDS: (&str, &str) = ("max.message.bytes", MAX_RECORD_BYTES);
+
+const MIB: usize = 1 << 20;
+
 const TIME: &str = "2026-11-21T06:15:30.123456Z";
 
 /// An event, and what must be read of it.
@@ -53,7 +59,11 @@ pub(super) fn builder(world: &World) -> ProducerBuilder {
         })
     });
     // However slow the machine: nothing fails for that, and nothing goes another way.
-    let patient = [("STREAMING_RECORD_DELIVERY_TIMEOUT_S", "600"), ("STREAMING_DIRECT_TIMEOUT_MS", "600000")];
+    let patient = [
+        ("STREAMING_RECORD_DELIVERY_TIMEOUT_S", "600"),
+        ("STREAMING_DIRECT_TIMEOUT_MS", "600000"),
+        ("STREAMING_MAX_RECORD_BYTES", MAX_RECORD_BYTES),
+    ];
     let topic = world.topic.clone();
     Producer::builder(world.config(&patient), Catalog::new(definitions).unwrap())
         .with_naming(Naming::custom(move |_| topic.clone()).with_type_prefix("com.example"))
@@ -80,6 +90,7 @@ pub(super) async fn cases(producer: &Producer) -> Vec<Case> {
             case("system", "system").key(&format!("system:{mode}")),
             case("nanoseconds", "json").time("1999-12-31T23:59:59.123456789Z"),
             case("whole seconds", "json").time("2026-11-21T06:15:30Z"),
+            case("a MiB", "bytes").payload(noise(MIB)),
             case("largest", "bytes").largest(producer).await,
         ]);
         if mode == "binary" {
@@ -156,7 +167,8 @@ impl Case {
             .data_ref("../blobs/17?x=%C3%A4#y")
             .expiry_time(time)
             .recorded_time(time)
-            .severity("WARN", 13)
+            .severity(13)
+            .severity_text("WARN")
             .correlation_id("corr-é")
             .causation_id("cause 1")
             .trace_parent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
@@ -197,7 +209,7 @@ impl Case {
 
     /// A payload of as many bytes as are accepted, which no compression makes smaller.
     async fn largest(self, producer: &Producer) -> Self {
-        let noise = noise(1 << 20);
+        let noise = noise(2 * MIB);
         let (mut accepted, mut refused) = (0, noise.len());
         while accepted + 1 < refused {
             let middle = usize::midpoint(accepted, refused);
@@ -215,7 +227,7 @@ impl Case {
                 }
             }
         }
-        assert!(accepted > 700_000, "{accepted}");
+        assert!(accepted > MIB, "{accepted}");
         self.payload(&noise[..accepted])
     }
 }

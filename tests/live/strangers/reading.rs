@@ -4,7 +4,7 @@ use chrono::{DateTime, SubsecRound};
 use serde_json::{Map, Value};
 use tidings::{Emitter, OutboxMode, Outcome, PolicyOverride};
 
-use super::cases::{Case, builder, cases};
+use super::cases::{Case, LARGE_RECORDS, builder, cases};
 use super::peer::{Kind, Peer, Read, stranger};
 use crate::support::relaying::RunningRelay;
 use crate::support::waiting::eventually;
@@ -13,7 +13,7 @@ use crate::world::{World, settled, world};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_python_sdk_reads_what_is_published() {
     let python = Peer::new(Kind::Python, stranger!("TIDINGS_STRANGER_PYTHON"));
-    let world = world!();
+    let world = world!(open_with_topic, &[LARGE_RECORDS]);
     let cases = published(&world).await;
     check(&python, &world, &cases).await;
 }
@@ -21,7 +21,7 @@ async fn the_python_sdk_reads_what_is_published() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_older_interface_of_the_python_sdk_reads_what_is_published() {
     let python = Peer::new(Kind::PythonV1, stranger!("TIDINGS_STRANGER_PYTHON"));
-    let world = world!();
+    let world = world!(open_with_topic, &[LARGE_RECORDS]);
     let cases = published(&world).await;
     check(&python, &world, &cases).await;
 }
@@ -29,7 +29,7 @@ async fn the_older_interface_of_the_python_sdk_reads_what_is_published() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_go_sdk_reads_what_is_published() {
     let go = Peer::new(Kind::Go, stranger!("TIDINGS_STRANGER_GO"));
-    let world = world!();
+    let world = world!(open_with_topic, &[LARGE_RECORDS]);
     let cases = published(&world).await;
     check(&go, &world, &cases).await;
 }
@@ -38,7 +38,7 @@ async fn the_go_sdk_reads_what_is_published() {
 async fn the_sdks_read_what_the_relay_publishes() {
     let go = Peer::new(Kind::Go, stranger!("TIDINGS_STRANGER_GO"));
     let python = Peer::new(Kind::Python, stranger!("TIDINGS_STRANGER_PYTHON"));
-    let world = world!();
+    let world = world!(open_with_topic, &[LARGE_RECORDS]);
     let producer = builder(&world).with_outbox(world.outbox()).build().await.unwrap();
     let cases = cases(&producer).await;
     let always = PolicyOverride::default().with_outbox(OutboxMode::Always);

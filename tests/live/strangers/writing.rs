@@ -14,7 +14,7 @@ use crate::world::{World, world};
 
 const TIME: &str = "2026-11-21T06:15:30.123456Z";
 
-/// In base64 the largest event is larger than a topic takes unasked.
+/// A MiB is more than a topic takes unasked.
 const LARGE_RECORDS: (&str, &str) = ("max.message.bytes", "4000000");
 
 /// An event that a peer is to write, and what must be read of it.
@@ -74,7 +74,7 @@ impl Line {
 
 fn lines() -> Vec<Line> {
     let words = "ä 漢字 😀 a,b=c;\"q\" \\ %41";
-    let large: Vec<u8> = (0..900_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    let large: Vec<u8> = (0..1_048_576_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
     let in_base64 = |bytes: &[u8]| json!({ "base64": BASE64_STANDARD.encode(bytes) });
     let text = "Grüße, 漢字 😀\n\t\"quoted\" {not json";
     let object = json!({ "text": "ä 😀 \0 </a>&", "n": 1.5, "list": [null, true, -7] });
