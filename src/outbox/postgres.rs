@@ -1,23 +1,26 @@
 //! The outbox in PostgreSQL 14 or later.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgExecutor, PgPool, Postgres, Row as _};
+use sqlx::{PgConnection, PgExecutor, PgPool, Postgres, Row as _};
 use uuid::Uuid;
 
 use super::failure::{failed, failed_in_transaction};
+use super::schema::Schema;
 use super::{
-    Command, Head, HeldRow, Hole, Lease, Leases, Limits, Outbox, Page, Parked, Progress, Row, Settled, StoredRow,
-    envelope, migration, multirange, seconds_of, time_of,
+    Appended, Command, Head, HeldRow, Hole, Lease, Leases, Limits, Outbox, Page, Parked, Progress, Row, Settled,
+    StoredRow, envelope, migration, multirange, seconds_of, time_of,
 };
 use crate::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tx::{Inner, Tx};
 
-/// The outbox in the schema `tidings` of a PostgreSQL database.
+/// The outbox in a schema of its own, `tidings`, of a PostgreSQL database.
 ///
 /// It has connections of its own, up to ten, opened when needed: an emit that falls back to the outbox while the
 /// service's pool is exhausted by open transactions would otherwise wait for the very transactions it belongs to.
@@ -36,6 +39,9 @@ pub struct PostgresOutbox {
     writer: PgPool,
     /// For the relay.
     reader: PgPool,
+    schema: Schema,
+    /// Whether the log has a unique index on the event id.
+    knows_ids: Arc<AtomicBool>,
 }
 
 /// Enough for the appends of a service whose broker is down: each takes well below a millisecond.
@@ -67,6 +73,31 @@ const APPEND: &str = "
          with ordinality as e(lane, id, definition, topic, key, headers, payload, n)
     order by n
     returning seq";
+
+/// As [`APPEND`], but leaves out the rows of which there is one with the same event id already, and says so. Not for every
+/// outbox: PostgreSQL writes an insert that may conflict in two steps.
+const APPEND_NEW: &str = "
+    with e as materialized (
+      select lane, tidings.next_seq(lane) as seq, id, definition, topic, key, headers, payload, n
+      from (select * from unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[])
+            with ordinality as e(lane, id, definition, topic, key, headers, payload, n) order by n) e),
+    added as (
+      insert into tidings.outbox (lane, seq, event_id, definition_key, topic, record_key, headers, payload, envelope_version)
+      select lane, seq, id, definition, topic, key, headers, payload, $8 from e order by n
+      on conflict do nothing
+      returning lane, seq)
+    select added.seq from e left join added using (lane, seq) order by n";
+
+/// The numbers of rows by their event ids. None of one in another lane: that is another event.
+const FIND: &str = "
+    select (select f.seq from tidings.find(e.id) f where f.lane = e.lane)
+    from unnest($1::smallint[], $2::text[]) with ordinality as e(lane, id, n) order by n";
+
+/// Without an index to keep them apart, there may be several rows with one event id.
+const LANES: &str = "
+    select count(*) as lanes,
+           exists (select from pg_index where indrelid = 'tidings.outbox'::regclass and indisunique and indisvalid) as knows_ids
+    from tidings.lane";
 
 const HEADS: &str = "
     select coalesce(pg_sequence_last_value(('tidings.lane_' || lane || '_seq')::regclass), 0) as last,
@@ -205,31 +236,47 @@ impl PostgresOutbox {
             // The ping before each use would double the round trips of an append; a broken connection shows soon enough.
             writer: pool(WRITER_CONNECTIONS).test_before_acquire(false).connect_lazy_with(options.clone()),
             reader: pool(READER_CONNECTIONS).connect_lazy_with(options.options(READER_SETTINGS)),
+            schema: Schema::DEFAULT,
+            knows_ids: Arc::default(),
         }
     }
 
-    /// Creates or updates the outbox's tables, in the schema `tidings`. Safe to call from several services at once.
+    /// Puts the outbox in another schema, so that several can share a database; up to 40 of `a-z`, `0-9` and `_`. Its roles
+    /// begin with its name. Defaults to `tidings`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Storage`] if the database fails or the user may not create the schema.
+    /// [`ErrorKind::InvalidConfig`] if that can't be a schema's name, or is one that PostgreSQL has itself.
+    pub fn with_schema(self, name: &str) -> Result<Self> {
+        Ok(Self { schema: Schema::named(name)?, knows_ids: Arc::default(), ..self })
+    }
+
+    /// Creates or updates the outbox's tables, in a schema of their own. Safe to call from several services at once.
+    ///
+    /// If there is nothing to do, it needs no right to create anything: services whose role is `tidings_writer` may call it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`] if the database fails, [`ErrorKind::StorageRejected`] if the user may not create the schema.
     pub async fn migrate(&self) -> Result<()> {
         let migrating = || failed("migrating the outbox's tables");
+        let applied = self.applied(&self.writer).await.map_err(migrating())?;
+        if migration::pending(&migration::POSTGRES, &applied).next().is_none() {
+            return Ok(());
+        }
         let mut tx = self.writer.begin().await.map_err(migrating())?;
         // Any number will do, as long as it stays the same: it keeps two services from migrating at once.
-        sqlx::raw_sql(
+        let ledger = self.schema.sql(
             "select pg_advisory_xact_lock(7421998310562);
              create schema if not exists tidings;
              create table if not exists tidings.migration (
                version int primary key, applied_at timestamptz not null default now())",
-        )
-        .execute(&mut *tx)
-        .await
-        .map_err(migrating())?;
-        let applied = applied(&mut *tx).await.map_err(migrating())?;
+        );
+        sqlx::raw_sql(&ledger).execute(&mut *tx).await.map_err(migrating())?;
+        let applied = self.applied(&mut *tx).await.map_err(migrating())?;
         for step in migration::pending(&migration::POSTGRES, &applied) {
-            sqlx::raw_sql(step.sql).execute(&mut *tx).await.map_err(migrating())?;
-            sqlx::query("insert into tidings.migration (version) values ($1)")
+            sqlx::raw_sql(&self.schema.sql(step.sql)).execute(&mut *tx).await.map_err(migrating())?;
+            sqlx::query(&self.schema.sql("insert into tidings.migration (version) values ($1)"))
                 .bind(step.version)
                 .execute(&mut *tx)
                 .await
@@ -237,17 +284,53 @@ impl PostgresOutbox {
         }
         tx.commit().await.map_err(migrating())
     }
+
+    /// The versions that were migrated to; none if there are no tables yet.
+    async fn applied(&self, executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<i32>> {
+        let select = self.schema.sql("select version from tidings.migration order by version");
+        match sqlx::query_scalar(&select).fetch_all(executor).await {
+            Err(error) if is_missing_table(&error) => Ok(Vec::new()),
+            applied => applied,
+        }
+    }
+
+    /// Appends, and finds the rows that were there already, if there can be any.
+    async fn append_to(&self, connection: &mut PgConnection, rows: &[Row]) -> sqlx::Result<Vec<Appended>> {
+        if !self.knows_ids.load(Ordering::Relaxed) {
+            let appended = append(&self.schema.sql(APPEND), rows).fetch_all(connection).await?;
+            return appended.iter().map(|row| row.try_get(0).map(Appended::new)).collect();
+        }
+        let appended = append(&self.schema.sql(APPEND_NEW), rows).fetch_all(&mut *connection).await?;
+        let numbers: Vec<Option<i64>> = appended.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<_>>()?;
+        let there = rows.iter().zip(&numbers).filter(|(_, number)| number.is_none()).map(|(row, _)| row);
+        let (lanes, ids): (Vec<_>, Vec<_>) = there.map(|row| (lane_number(row.lane), row.event_id.to_string())).unzip();
+        let mut found = Vec::new().into_iter();
+        if !ids.is_empty() {
+            let find = self.schema.sql(FIND);
+            let rows: Vec<Option<i64>> =
+                sqlx::query_scalar(&find).bind(lanes).bind(ids).fetch_all(&mut *connection).await?;
+            found = rows.into_iter();
+        }
+        let another = || sqlx::Error::InvalidArgument("another event of this id is in the outbox".to_owned());
+        let mut find = || found.next().flatten().ok_or_else(another);
+        let appended = |number: Option<i64>| match number {
+            Some(number) => Ok(Appended::new(number)),
+            None => find().map(|sequence| Appended { sequence, is_new: false }),
+        };
+        numbers.into_iter().map(appended).collect()
+    }
 }
 
-async fn applied(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<i32>> {
-    sqlx::query_scalar("select version from tidings.migration order by version").fetch_all(executor).await
-}
-
-/// Runs a statement, for [`STATEMENT_TIMEOUT`] at most. A connection that does not answer is not used again.
+/// Runs a statement, for [`STATEMENT_TIMEOUT`] at most.
 async fn fetch(pool: &PgPool, statement: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
+    run(pool, async |connection| statement.fetch_all(connection).await).await
+}
+
+/// Runs what takes some milliseconds, for [`STATEMENT_TIMEOUT`] at most. A connection that does not answer is not used again.
+async fn run<T>(pool: &PgPool, work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>) -> sqlx::Result<T> {
     let mut connection = pool.acquire().await?;
-    match tokio::time::timeout(STATEMENT_TIMEOUT, statement.fetch_all(&mut *connection)).await {
-        Ok(rows) => rows,
+    match tokio::time::timeout(STATEMENT_TIMEOUT, work(&mut connection)).await {
+        Ok(done) => done,
         Err(_) => {
             connection.close_on_drop();
             Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))
@@ -256,9 +339,9 @@ async fn fetch(pool: &PgPool, statement: Query<'_, Postgres, PgArguments>) -> sq
 }
 
 /// The statement that appends these rows, and yields their numbers in its first column.
-fn append(rows: &[Row]) -> Query<'_, Postgres, PgArguments> {
+fn append<'q>(statement: &'q str, rows: &'q [Row]) -> Query<'q, Postgres, PgArguments> {
     let keys = rows.iter().map(|row| String::from_utf8_lossy(&row.record.key)).collect::<Vec<_>>();
-    sqlx::query(APPEND)
+    sqlx::query(statement)
         .bind(rows.iter().map(|row| lane_number(row.lane)).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.event_id.to_string()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| &*row.definition_key).collect::<Vec<_>>())
@@ -267,11 +350,6 @@ fn append(rows: &[Row]) -> Query<'_, Postgres, PgArguments> {
         .bind(rows.iter().map(|row| row.record.headers.as_bytes()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.record.payload.as_deref()).collect::<Vec<_>>())
         .bind(envelope::VERSION)
-}
-
-/// The numbers that an append yields.
-fn numbers(rows: &[PgRow]) -> sqlx::Result<Vec<i64>> {
-    rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// Lanes are few: PostgreSQL has no unsigned type, and a `smallint` holds them.
@@ -290,28 +368,25 @@ fn lane_of(row: &PgRow, column: &str) -> sqlx::Result<u16> {
 impl Outbox for PostgresOutbox {
     fn lanes(&self) -> BoxFuture<'_, Result<u16>> {
         Box::pin(async {
-            let applied = match applied(&self.writer).await {
-                Err(error) if is_missing_table(&error) => Vec::new(),
-                applied => applied.map_err(failed("reading its version"))?,
-            };
+            let applied = self.applied(&self.writer).await.map_err(failed("reading its version"))?;
             migration::check_applied(&migration::POSTGRES, &applied)?;
-            let lanes: i64 = sqlx::query_scalar("select count(*) from tidings.lane")
-                .fetch_one(&self.writer)
-                .await
-                .map_err(failed("counting the lanes"))?;
+            let counting = || failed("counting the lanes");
+            let row = sqlx::query(&self.schema.sql(LANES)).fetch_one(&self.writer).await.map_err(counting())?;
+            self.knows_ids.store(row.try_get("knows_ids").map_err(counting())?, Ordering::Relaxed);
+            let lanes: i64 = row.try_get("lanes").map_err(counting())?;
             u16::try_from(lanes)
                 .map_err(|source| Error::new(ErrorKind::Schema, "there are too many lanes").with_source(source))
         })
     }
 
-    fn append<'a>(&'a self, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<i64>>> {
+    fn append<'a>(&'a self, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         Box::pin(async {
-            let appended = fetch(&self.writer, append(rows)).await.and_then(|rows| numbers(&rows));
+            let appended = run(&self.writer, async |connection| self.append_to(connection, rows).await).await;
             appended.map_err(failed("appending to the log"))
         })
     }
 
-    fn append_in<'a>(&'a self, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<i64>>> {
+    fn append_in<'a>(&'a self, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         Box::pin(async move {
             let other = tx.describe();
             let Inner::Postgres(connection) = tx.0 else {
@@ -319,7 +394,7 @@ impl Outbox for PostgresOutbox {
                     format!("this outbox needs a transaction of its PostgreSQL database, and was given {other}");
                 return Err(Error::new(ErrorKind::UnsupportedTransaction, message));
             };
-            let appended = append(rows).fetch_all(connection).await.and_then(|rows| numbers(&rows));
+            let appended = self.append_to(connection, rows).await;
             appended.map_err(failed_in_transaction("appending to the log"))
         })
     }
@@ -327,7 +402,7 @@ impl Outbox for PostgresOutbox {
     fn heads(&self) -> BoxFuture<'_, Result<Vec<Head>>> {
         Box::pin(async {
             let head = |row: PgRow| Ok(Head { last: row.try_get("last")?, floor: row.try_get("floor")? });
-            let rows = fetch(&self.writer, sqlx::query(HEADS)).await;
+            let rows = fetch(&self.writer, sqlx::query(&self.schema.sql(HEADS))).await;
             rows.and_then(|rows| rows.into_iter().map(head).collect()).map_err(failed("reading the lanes"))
         })
     }
@@ -335,29 +410,32 @@ impl Outbox for PostgresOutbox {
     fn lease(&self, owner: Uuid, ttl: Duration) -> BoxFuture<'_, Result<Leases>> {
         Box::pin(async move {
             let ttl = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
-            let rows = fetch(&self.reader, sqlx::query(LEASE).bind(owner.to_string()).bind(ttl)).await;
+            let rows =
+                fetch(&self.reader, sqlx::query(&self.schema.sql(LEASE)).bind(owner.to_string()).bind(ttl)).await;
             rows.and_then(|rows| leases(&rows)).map_err(failed("leasing lanes"))
         })
     }
 
     fn release<'a>(&'a self, owner: Uuid, lanes: &'a [u16], leaves: bool) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let statement = sqlx::query(RELEASE).bind(owner.to_string()).bind(lane_numbers(lanes)).bind(leaves);
+            let sql = self.schema.sql(RELEASE);
+            let statement = sqlx::query(&sql).bind(owner.to_string()).bind(lane_numbers(lanes)).bind(leaves);
             fetch(&self.reader, statement).await.map(drop).map_err(failed("releasing lanes"))
         })
     }
 
     fn parked<'a>(&'a self, lanes: &'a [u16]) -> BoxFuture<'a, Result<Vec<(u16, Parked)>>> {
         Box::pin(async move {
-            let rows = fetch(&self.reader, sqlx::query(PARKED).bind(lane_numbers(lanes))).await;
+            let rows = fetch(&self.reader, sqlx::query(&self.schema.sql(PARKED)).bind(lane_numbers(lanes))).await;
             rows.and_then(|rows| rows.iter().map(parked).collect()).map_err(failed("reading the parked keys"))
         })
     }
 
     fn held<'a>(&'a self, lane: u16, key: &'a Bytes, limit: u32) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
         Box::pin(async move {
+            let sql = self.schema.sql(HELD);
             let statement =
-                sqlx::query(HELD).bind(lane_number(lane)).bind(String::from_utf8_lossy(key)).bind(i64::from(limit));
+                sqlx::query(&sql).bind(lane_number(lane)).bind(String::from_utf8_lossy(key)).bind(i64::from(limit));
             let held =
                 |row: PgRow| Ok(HeldRow { row: stored_row(&row)?, definition_key: row.try_get("definition_key")? });
             let rows = fetch(&self.reader, statement).await;
@@ -367,7 +445,8 @@ impl Outbox for PostgresOutbox {
 
     fn page<'a>(&'a self, holes: &'a [Hole], limits: Limits) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
-            let statement = sqlx::query(PAGE)
+            let sql = self.schema.sql(PAGE);
+            let statement = sqlx::query(&sql)
                 .bind(holes.iter().map(|hole| lane_number(hole.lane)).collect::<Vec<_>>())
                 .bind(holes.iter().map(|hole| hole.low).collect::<Vec<_>>())
                 .bind(holes.iter().map(|hole| hole.high).collect::<Vec<_>>())
@@ -379,7 +458,7 @@ impl Outbox for PostgresOutbox {
 
     fn writers(&self) -> BoxFuture<'_, Result<Option<Vec<String>>>> {
         Box::pin(async {
-            let rows = fetch(&self.reader, sqlx::query(WRITERS)).await;
+            let rows = fetch(&self.reader, sqlx::query(&self.schema.sql(WRITERS))).await;
             let names = rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
             names.map(Some).map_err(failed("reading who writes"))
         })
@@ -396,7 +475,7 @@ impl Outbox for PostgresOutbox {
                     mark: mark.parse().map_err(|source: std::num::ParseIntError| sqlx::Error::Decode(source.into()))?,
                 })
             };
-            let rows = fetch(&self.reader, settle(progress)).await;
+            let rows = fetch(&self.reader, settle(&self.schema.sql(SETTLE), progress)).await;
             rows.and_then(|rows| rows.into_iter().next().ok_or(sqlx::Error::RowNotFound))
                 .and_then(settled)
                 .map_err(failed("recording progress"))
@@ -405,8 +484,8 @@ impl Outbox for PostgresOutbox {
 }
 
 /// The statement that writes progress down.
-fn settle(progress: &[Progress]) -> Query<'_, Postgres, PgArguments> {
-    let mut statement = sqlx::query(SETTLE)
+fn settle<'q>(statement: &'q str, progress: &'q [Progress]) -> Query<'q, Postgres, PgArguments> {
+    let mut statement = sqlx::query(statement)
         .bind(progress.iter().map(|p| lane_number(p.lane)).collect::<Vec<_>>())
         .bind(progress.iter().map(|p| p.epoch).collect::<Vec<_>>())
         .bind(progress.iter().map(|p| multirange::to_text(&p.settled)).collect::<Vec<_>>());

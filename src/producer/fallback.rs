@@ -10,7 +10,7 @@ use super::spill::Spills;
 use crate::catalog::compiled::Resolved;
 use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
-use crate::outbox::{Outbox, Row};
+use crate::outbox::{Appended, Outbox, Row};
 
 /// The outbox of a producer, and which of its lanes are spilled.
 #[derive(Debug)]
@@ -43,15 +43,16 @@ impl Fallback {
     pub(crate) async fn store(&self, resolved: Resolved, reason: StoredReason) -> Result<Receipt> {
         let row = Row::new(resolved, self.lanes);
         let lane = row.lane;
-        let numbers = within(STORE_TIMEOUT, self.outbox.append(std::slice::from_ref(&row))).await;
-        let numbers = numbers.map_err(|error| error.with_event_id(row.event_id.clone()))?;
-        let Some(&sequence) = numbers.first() else {
+        let appended = within(STORE_TIMEOUT, self.outbox.append(std::slice::from_ref(&row))).await;
+        let appended = appended.map_err(|error| error.with_event_id(row.event_id.clone()))?;
+        let Some(&appended) = appended.first() else {
             return Err(
                 Error::new(ErrorKind::Storage, "the outbox gave the event no number").with_event_id(row.event_id)
             );
         };
-        self.spill(lane, sequence).map_err(|error| error.with_event_id(row.event_id.clone()))?;
-        Ok(Receipt { event_id: row.event_id, outcome: Outcome::Stored { lane, sequence, reason } })
+        self.spill(lane, appended).map_err(|error| error.with_event_id(row.event_id.clone()))?;
+        let outcome = Outcome::Stored { lane, sequence: appended.sequence, reason };
+        Ok(Receipt { event_id: row.event_id, outcome })
     }
 
     /// Says that an event of the lane is in the outbox, or will be.
@@ -59,8 +60,10 @@ impl Fallback {
     /// # Errors
     ///
     /// [`ErrorKind::Schema`] if the database gave it a number that it had given out before.
-    pub(crate) fn spill(&self, lane: u16, number: i64) -> Result<()> {
-        if self.spills.spill(lane, number) {
+    pub(crate) fn spill(&self, lane: u16, appended: Appended) -> Result<()> {
+        let Appended { sequence: number, is_new } = appended;
+        // One that was there already may have been delivered long ago.
+        if self.spills.spill(lane, number) || !is_new {
             return Ok(());
         }
         let message = format!(

@@ -15,12 +15,15 @@ mod support;
 mod broker;
 mod direct;
 mod fencing;
+mod from_sql;
 mod gaps;
+mod idempotent;
 mod instances;
 mod migrating;
 mod outage;
 mod poison;
 mod private_kafka;
+mod privileges;
 mod proxy;
 mod relay;
 #[cfg(any(feature = "tls", feature = "tls-vendored"))]
