@@ -94,6 +94,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// All kinds.
+    #[cfg(any(test, feature = "postgres", feature = "sqlite"))]
     const ALL: [Self; 23] = [
         Self::InvalidConfig,
         Self::InvalidDefinition,
@@ -151,6 +152,7 @@ impl ErrorKind {
     }
 
     /// The kind of that name.
+    #[cfg(any(test, feature = "postgres", feature = "sqlite"))]
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }

@@ -74,6 +74,43 @@ end $$;
 create function tidings.next_seq(lane smallint) returns bigint language sql volatile
 return nextval(case when pg_current_xact_id() is not null then ('tidings.lane_' || lane || '_seq')::regclass end);
 
+-- Empties the tables of the ring whose events are all older than `keep` and delivered, and says how many. No writer waits
+-- for it: writers use the table of the day. A transaction that wrote to an older one and is still open holds its lock, and
+-- the table is tried again some other time.
+-- It runs as its owner: relays may not truncate what they have not delivered.
+create function tidings.drop_delivered(keep interval) returns int language plpgsql
+security definer set search_path = pg_catalog, pg_temp set lock_timeout = '100ms' as $$
+declare
+  today   bigint := extract(epoch from clock_timestamp())::bigint / 86400;
+  dropped int := 0;
+  leaf    text;
+  check_leaf text;
+  waits   boolean;
+begin
+  for age in 2..7 loop
+    -- The youngest event of the table may be from the end of its day.
+    continue when clock_timestamp() - to_timestamp((today - age + 1) * 86400) < keep;
+    leaf := 'tidings.outbox_' || (today - age) % 8;
+    check_leaf := 'select not exists (select from only ' || leaf || ') or exists (
+      select from tidings.lane l
+      cross join lateral (select max(seq) as seq from only ' || leaf || ' o where o.lane = l.lane) last
+      where last.seq >= least(lower(int8multirange(int8range(1, null)) - l.published),
+                              (select min(seq) from tidings.held h where h.lane = l.lane)))';
+    begin
+      execute check_leaf into waits;
+      continue when waits;
+      execute 'lock table only ' || leaf || ' in access exclusive mode';
+      execute check_leaf into waits;
+      continue when waits;
+      execute 'truncate only ' || leaf;
+      dropped := dropped + 1;
+    exception when lock_not_available then
+      null;
+    end;
+  end loop;
+  return dropped;
+end $$;
+
 -- What services in any language may call: docs/outbox-sql.md.
 
 -- The lane of a record key: murmur2 of its UTF-8 bytes, as Kafka's clients have it. Whoever changes the number of lanes
@@ -161,7 +198,7 @@ begin
   end if;
 end $$;
 
-revoke all on function tidings.append, tidings.find from public;
+revoke all on function tidings.append, tidings.find, tidings.drop_delivered from public;
 
 -- Roles to grant to the users of services and relays. They belong to the cluster, so another database may have made them,
 -- or make them at this moment; and who migrates may not be allowed to.
@@ -200,6 +237,7 @@ begin
     grant select on tidings.migration, tidings.outbox, tidings.lane to tidings_relay;
     grant update (owner, epoch, lease_until, published) on tidings.lane to tidings_relay;
     grant select, insert, update, delete on tidings.relay, tidings.parked, tidings.held to tidings_relay;
+    grant execute on function tidings.drop_delivered to tidings_relay;
   end if;
 
   for number in select lane from tidings.lane loop

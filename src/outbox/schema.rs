@@ -33,6 +33,11 @@ impl Schema {
         Ok(Self((name != "tidings").then(|| name.into())))
     }
 
+    /// Its name: that of the channel for wake-ups too.
+    pub(crate) fn name(&self) -> &str {
+        self.0.as_deref().unwrap_or("tidings")
+    }
+
     /// A statement for this schema: it may be a word of SQL, so it is quoted. Roles begin with its name.
     pub(crate) fn sql(&self, statement: &'static str) -> Cow<'static, str> {
         let Some(name) = &self.0 else { return Cow::Borrowed(statement) };

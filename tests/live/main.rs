@@ -26,6 +26,7 @@ mod private_kafka;
 mod privileges;
 mod proxy;
 mod relay;
+mod retention;
 #[cfg(any(feature = "tls", feature = "tls-vendored"))]
 mod security;
 mod sharing;
