@@ -194,7 +194,10 @@ begin
   on conflict do nothing
   returning o.seq into seq;
   if not found then -- Only a unique index on the event id, which is for each team to create, leads here.
-    select f.lane, f.seq into lane, seq from tidings.find(append.event_id) f;
+    select f.seq into seq from tidings.find(append.event_id) f where f.lane = append.lane;
+    if not found then
+      raise 'another event of the id % is in the outbox', quote_literal(event_id) using errcode = 'unique_violation';
+    end if;
   end if;
 end $$;
 

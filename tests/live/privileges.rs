@@ -2,11 +2,12 @@
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, PgPool};
+use tidings::outbox::Outbox;
 use tidings::{Emitter, EmitterExt, ErrorKind, OutboxMode, PolicyOverride, PostgresOutbox, Producer};
 
 use crate::support::events::{Ledger, Sequence, catalog, stored_at};
 use crate::support::relaying::RunningRelay;
-use crate::world::{World, settled_to, world};
+use crate::world::{World, logged, settled_to, world};
 
 /// A login role that is a member of this one alone.
 struct Login {
@@ -106,6 +107,7 @@ async fn a_writer_appends_and_can_do_nothing_else() {
             "update tidings.lane set paused = true",
             "insert into tidings.relay values ('me', now())",
             "delete from tidings.held",
+            "select tidings.drop_delivered('0 days')",
         ])
         .await;
     own.close().await;
@@ -137,6 +139,11 @@ async fn a_relay_reads_and_moves_cursors_and_appends_nothing() {
     }
     settled_to(&world.pool(), last.0, last.1).await;
     world.verdict(&ledger).await.assert_kept();
+    // It drops what is delivered and old enough, and nothing else.
+    let age = "update tidings.outbox set slot = (extract(epoch from clock_timestamp())::bigint / 86400 - 4) % 8";
+    sqlx::query(age).execute(&world.pool()).await.unwrap();
+    login.outbox().retain().await.unwrap();
+    assert_eq!(logged(&world.pool()).await, 0);
     let refused = relaying.emit(sequence.next().request().policy(always)).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::StorageRejected);
     relay.stop().await;
