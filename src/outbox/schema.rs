@@ -43,6 +43,7 @@ impl Schema {
         let Some(name) = &self.0 else { return Cow::Borrowed(statement) };
         let statement = statement.replace("tidings.", &format!("\"{name}\"."));
         let statement = statement.replace("schema tidings", &format!("schema \"{name}\""));
+        let statement = statement.replace("schema if not exists tidings", &format!("schema if not exists \"{name}\""));
         Cow::Owned(statement.replace("tidings_", &format!("{name}_")))
     }
 }
@@ -70,6 +71,10 @@ mod tests {
         assert_eq!(
             Schema::named("order").unwrap().sql(statement),
             "grant select on \"order\".lane to order_relay; create schema \"order\"; select '\"order\".lane_'"
+        );
+        assert_eq!(
+            Schema::named("order").unwrap().sql("create schema if not exists tidings;"),
+            "create schema if not exists \"order\";"
         );
     }
 }

@@ -70,7 +70,8 @@ async fn with_the_index_another_event_of_the_same_id_is_refused() {
     assert_eq!(error.kind(), ErrorKind::StorageRejected);
     drop(tx);
     let append = "select tidings.append('t', $1, null, null, $2)";
-    let error = sqlx::query(append).bind(stranger_to("tenant-1", LANES)).bind(&event.id).execute(&pool).await.unwrap_err();
+    let error =
+        sqlx::query(append).bind(stranger_to("tenant-1", LANES)).bind(&event.id).execute(&pool).await.unwrap_err();
     assert_eq!(error.as_database_error().and_then(|error| error.code()).as_deref(), Some("23505"));
     assert_eq!(logged(&pool).await, 1);
 }
