@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgListener, PgPoolOptions, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgConnection, PgExecutor, PgPool, Postgres, Row as _};
+use sqlx::{Connection as _, Executor as _, PgConnection, PgExecutor, PgPool, Postgres, Row as _};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -37,9 +37,9 @@ use crate::tx::{Inner, Tx};
 #[derive(Debug, Clone)]
 pub struct PostgresOutbox {
     /// For services: appends, and a look at the lanes.
-    writer: PgPool,
+    writer: Connections,
     /// For the relay.
-    reader: PgPool,
+    reader: Connections,
     schema: Schema,
     /// Whether the log has a unique index on the event id.
     knows_ids: Arc<AtomicBool>,
@@ -47,6 +47,35 @@ pub struct PostgresOutbox {
     listener: PgPool,
     listening: Arc<Mutex<Option<PgListener>>>,
     retention: Duration,
+}
+
+#[derive(Debug, Clone)]
+struct Connections {
+    pool: PgPool,
+    /// Whether each transaction may have another session, and what is outside of one, any.
+    leads_to_pooler: bool,
+    /// What to set in each of those.
+    settings: &'static str,
+}
+
+impl Connections {
+    /// Does the work; behind a pooler in a transaction, since a statement is prepared in one step and executed in another.
+    async fn session<T>(
+        &self,
+        connection: &mut PgConnection,
+        work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+    ) -> sqlx::Result<T> {
+        if !self.leads_to_pooler {
+            return work(connection).await;
+        }
+        let mut tx = connection.begin().await?;
+        if !self.settings.is_empty() {
+            (&mut *tx).execute(self.settings).await?;
+        }
+        let done = work(&mut tx).await?;
+        tx.commit().await?;
+        Ok(done)
+    }
 }
 
 /// Enough for the appends of a service whose broker is down: each takes well below a millisecond.
@@ -76,6 +105,9 @@ const READER_SETTINGS: [(&str, &str); 5] = [
     ("jit", "off"),
     ("plan_cache_mode", "force_generic_plan"),
 ];
+
+/// The same, where a session is had for one transaction only.
+const READER_SETTINGS_OF_TRANSACTION: &str = "set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; set local jit = off";
 
 const APPEND: &str = "
     insert into tidings.outbox (lane, seq, event_id, definition_key, topic, record_key, headers, payload, envelope_version)
@@ -242,14 +274,31 @@ impl PostgresOutbox {
     /// An outbox in the database of these options, such as those of the service's own pool.
     #[must_use]
     pub fn with_options(options: PgConnectOptions) -> Self {
+        let reader = options.clone().options(READER_SETTINGS);
+        Self::through(options, reader, false)
+    }
+
+    /// As [`with_options`](Self::with_options), for options that lead to a pooler such as PgBouncer in transaction mode.
+    ///
+    /// Nothing is left in a session then: no prepared statements, no settings, no `LISTEN`. An append takes two round trips
+    /// more, and a relay hears of rows that other processes store by polling alone. Events may also be emitted in
+    /// transactions that were begun through the pooler; the service's own statements are its own affair.
+    #[must_use]
+    pub fn with_pooler_options(options: PgConnectOptions) -> Self {
+        let options = options.extra_float_digits(None).statement_cache_capacity(0);
+        Self::through(options.clone(), options, true)
+    }
+
+    fn through(options: PgConnectOptions, reader: PgConnectOptions, leads_to_pooler: bool) -> Self {
         let pool = |connections| PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+        let connections = |pool, settings| Connections { pool, leads_to_pooler, settings };
         Self {
             listener: pool(1).connect_lazy_with(options.clone()),
             listening: Arc::default(),
             retention: RETENTION,
             // The ping before each use would double the round trips of an append; a broken connection shows soon enough.
-            writer: pool(WRITER_CONNECTIONS).test_before_acquire(false).connect_lazy_with(options.clone()),
-            reader: pool(READER_CONNECTIONS).connect_lazy_with(options.options(READER_SETTINGS)),
+            writer: connections(pool(WRITER_CONNECTIONS).test_before_acquire(false).connect_lazy_with(options), ""),
+            reader: connections(pool(READER_CONNECTIONS).connect_lazy_with(reader), READER_SETTINGS_OF_TRANSACTION),
             schema: Schema::DEFAULT,
             knows_ids: Arc::default(),
         }
@@ -283,11 +332,11 @@ impl PostgresOutbox {
     /// [`ErrorKind::Storage`] if the database fails, [`ErrorKind::StorageRejected`] if the user may not create the schema.
     pub async fn migrate(&self) -> Result<()> {
         let migrating = || failed("migrating the outbox's tables");
-        let applied = self.applied(&self.writer).await.map_err(migrating())?;
+        let applied = self.applied(&self.writer.pool).await.map_err(migrating())?;
         if migration::pending(&migration::POSTGRES, &applied).next().is_none() {
             return Ok(());
         }
-        let mut tx = self.writer.begin().await.map_err(migrating())?;
+        let mut tx = self.writer.pool.begin().await.map_err(migrating())?;
         // Any number will do, as long as it stays the same: it keeps two services from migrating at once.
         let ledger = self.schema.sql(
             "select pg_advisory_xact_lock(7421998310562);
@@ -301,6 +350,7 @@ impl PostgresOutbox {
             sqlx::raw_sql(&self.schema.sql(step.sql)).execute(&mut *tx).await.map_err(migrating())?;
             sqlx::query(&self.schema.sql("insert into tidings.migration (version) values ($1)"))
                 .bind(step.version)
+                .persistent(false)
                 .execute(&mut *tx)
                 .await
                 .map_err(migrating())?;
@@ -311,27 +361,34 @@ impl PostgresOutbox {
     /// The versions that were migrated to; none if there are no tables yet.
     async fn applied(&self, executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<i32>> {
         let select = self.schema.sql("select version from tidings.migration order by version");
-        match sqlx::query_scalar(&select).fetch_all(executor).await {
+        // Without parameters, and so without being prepared.
+        match executor.fetch_all(&*select).await {
             Err(error) if is_missing_table(&error) => Ok(Vec::new()),
-            applied => applied,
+            rows => rows?.iter().map(|row| row.try_get(0)).collect(),
         }
     }
 
     /// Appends, and finds the rows that were there already, if there can be any.
     async fn append_to(&self, connection: &mut PgConnection, rows: &[Row]) -> sqlx::Result<Vec<Appended>> {
+        let persistent = !self.writer.leads_to_pooler;
         if !self.knows_ids.load(Ordering::Relaxed) {
-            let appended = append(&self.schema.sql(APPEND), rows).fetch_all(connection).await?;
+            let appended = append(&self.schema.sql(APPEND), rows).persistent(persistent).fetch_all(connection).await?;
             return appended.iter().map(|row| row.try_get(0).map(Appended::new)).collect();
         }
-        let appended = append(&self.schema.sql(APPEND_NEW), rows).fetch_all(&mut *connection).await?;
+        let sql = self.schema.sql(APPEND_NEW);
+        let appended = append(&sql, rows).persistent(persistent).fetch_all(&mut *connection).await?;
         let numbers: Vec<Option<i64>> = appended.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<_>>()?;
         let there = rows.iter().zip(&numbers).filter(|(_, number)| number.is_none()).map(|(row, _)| row);
         let (lanes, ids): (Vec<_>, Vec<_>) = there.map(|row| (lane_number(row.lane), row.event_id.to_string())).unzip();
         let mut found = Vec::new().into_iter();
         if !ids.is_empty() {
             let find = self.schema.sql(FIND);
-            let rows: Vec<Option<i64>> =
-                sqlx::query_scalar(&find).bind(lanes).bind(ids).fetch_all(&mut *connection).await?;
+            let rows: Vec<Option<i64>> = sqlx::query_scalar(&find)
+                .bind(lanes)
+                .bind(ids)
+                .persistent(persistent)
+                .fetch_all(&mut *connection)
+                .await?;
             found = rows.into_iter();
         }
         let another = || sqlx::Error::InvalidArgument("another event of this id is in the outbox".to_owned());
@@ -345,14 +402,15 @@ impl PostgresOutbox {
 }
 
 /// Runs a statement, for [`STATEMENT_TIMEOUT`] at most.
-async fn fetch(pool: &PgPool, statement: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
+async fn fetch(pool: &Connections, statement: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
+    let statement = statement.persistent(!pool.leads_to_pooler);
     run(pool, async |connection| statement.fetch_all(connection).await).await
 }
 
 /// Runs what takes some milliseconds, for [`STATEMENT_TIMEOUT`] at most. A connection that does not answer is not used again.
-async fn run<T>(pool: &PgPool, work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>) -> sqlx::Result<T> {
-    let mut connection = pool.acquire().await?;
-    match tokio::time::timeout(STATEMENT_TIMEOUT, work(&mut connection)).await {
+async fn run<T>(from: &Connections, work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>) -> sqlx::Result<T> {
+    let mut connection = from.pool.acquire().await?;
+    match tokio::time::timeout(STATEMENT_TIMEOUT, from.session(&mut connection, work)).await {
         Ok(done) => done,
         Err(_) => {
             connection.close_on_drop();
@@ -391,10 +449,10 @@ fn lane_of(row: &PgRow, column: &str) -> sqlx::Result<u16> {
 impl Outbox for PostgresOutbox {
     fn lanes(&self) -> BoxFuture<'_, Result<u16>> {
         Box::pin(async {
-            let applied = self.applied(&self.writer).await.map_err(failed("reading its version"))?;
+            let applied = self.applied(&self.writer.pool).await.map_err(failed("reading its version"))?;
             migration::check_applied(&migration::POSTGRES, &applied)?;
             let counting = || failed("counting the lanes");
-            let row = sqlx::query(&self.schema.sql(LANES)).fetch_one(&self.writer).await.map_err(counting())?;
+            let row = self.writer.pool.fetch_one(&*self.schema.sql(LANES)).await.map_err(counting())?;
             self.knows_ids.store(row.try_get("knows_ids").map_err(counting())?, Ordering::Relaxed);
             let lanes: i64 = row.try_get("lanes").map_err(counting())?;
             u16::try_from(lanes)
@@ -495,6 +553,9 @@ impl Outbox for PostgresOutbox {
     }
 
     fn woken(&self) -> BoxFuture<'_, ()> {
+        if self.writer.leads_to_pooler {
+            return Box::pin(std::future::pending());
+        }
         Box::pin(async {
             let mut listening = self.listening.lock().await;
             loop {

@@ -22,6 +22,7 @@ mod instances;
 mod migrating;
 mod outage;
 mod poison;
+mod pooler;
 mod private_kafka;
 mod privileges;
 mod proxy;
