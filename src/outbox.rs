@@ -26,6 +26,8 @@ mod migration;
 mod multirange;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
+#[cfg(feature = "postgres")]
+pub(crate) mod schema;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
@@ -43,7 +45,7 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
     /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
     fn lanes(&self) -> BoxFuture<'_, Result<u16>>;
 
-    /// Adds rows, durably, in one statement; all or none. Yields their numbers, in the order of the rows.
+    /// Adds rows, durably, in one statement; all or none. Yields where they are, in the order of the rows.
     ///
     /// # Errors
     ///
@@ -52,7 +54,7 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
     /// # Cancel safety
     ///
     /// Dropped while it runs, the rows may or may not be there.
-    fn append<'a>(&'a self, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<i64>>>;
+    fn append<'a>(&'a self, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>>;
 
     /// Adds rows in the caller's transaction, and exists exactly if that commits.
     ///
@@ -60,7 +62,7 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// [`ErrorKind::UnsupportedTransaction`](crate::ErrorKind::UnsupportedTransaction) if it is one of another database,
     /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
-    fn append_in<'a>(&'a self, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<i64>>>;
+    fn append_in<'a>(&'a self, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>>;
 
     /// How far each lane has been written and relayed, lane 0 first.
     ///
@@ -176,6 +178,23 @@ pub struct Row {
     pub definition_key: Arc<str>,
     /// What goes to the topic.
     pub record: Record,
+}
+
+/// Where a row is that was appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Appended {
+    /// Its number in the lane.
+    pub sequence: i64,
+    /// False if an outbox that knows event ids had a row of this id already: then that is the one meant.
+    pub is_new: bool,
+}
+
+impl Appended {
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn new(sequence: i64) -> Self {
+        Self { sequence, is_new: true }
+    }
 }
 
 impl Limits {

@@ -213,17 +213,17 @@ impl Producer {
         let enabled = resolved.into_iter().filter(|resolved| resolved.policy.enabled());
         let rows: Vec<_> = enabled.map(|resolved| Row::new(resolved, fallback.lanes)).collect();
         let known: Vec<_> = rows.iter().map(|row| fallback.spills.known(row.lane)).collect();
-        let numbers = if rows.is_empty() { Vec::new() } else { fallback.outbox.append_in(tx, &rows).await? };
-        for ((row, number), known) in rows.iter().zip(&numbers).zip(known) {
+        let appended = if rows.is_empty() { Vec::new() } else { fallback.outbox.append_in(tx, &rows).await? };
+        for ((row, appended), known) in rows.iter().zip(&appended).zip(known) {
             // Spilled already before the commit: no direct event of the key may come in between.
-            fallback.spill(row.lane, *number, known).await?;
+            fallback.spill(row.lane, *appended, known).await?;
         }
-        let mut stored = rows.iter().zip(numbers);
+        let mut stored = rows.iter().zip(appended);
         let receipt = |(event_id, enabled)| {
             let row = if enabled { stored.next() } else { None };
-            let outcome = row.map_or(Outcome::Disabled, |(row, sequence)| Outcome::Stored {
+            let outcome = row.map_or(Outcome::Disabled, |(row, appended)| Outcome::Stored {
                 lane: row.lane,
-                sequence,
+                sequence: appended.sequence,
                 reason: StoredReason::Transaction,
             });
             Receipt { event_id, outcome }

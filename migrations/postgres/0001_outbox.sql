@@ -83,7 +83,9 @@ return (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint;
 -- Empties the tables of the ring whose events are all older than `keep` and delivered, and says how many. No writer waits
 -- for it: writers use the table of the day. A transaction that wrote to an older one and is still open holds its lock, and
 -- the table is tried again some other time.
-create function tidings.drop_delivered(keep interval) returns int language plpgsql as $$
+-- It runs as its owner: relays may not truncate what they have not delivered.
+create function tidings.drop_delivered(keep interval) returns int language plpgsql
+security definer set search_path = pg_catalog, pg_temp set lock_timeout = '100ms' as $$
 declare
   today   bigint := extract(epoch from clock_timestamp())::bigint / 86400;
   dropped int := 0;
@@ -91,7 +93,6 @@ declare
   check_leaf text;
   waits   boolean;
 begin
-  perform set_config('lock_timeout', '100ms', true);
   for age in 2..7 loop
     -- The youngest event of the table may be from the end of its day.
     continue when clock_timestamp() - to_timestamp((today - age + 1) * 86400) < keep;
@@ -114,4 +115,146 @@ begin
     end;
   end loop;
   return dropped;
+end $$;
+
+-- What services in any language may call: docs/outbox-sql.md.
+
+-- The lane of a record key: murmur2 of its UTF-8 bytes, as Kafka's clients have it. Whoever changes the number of lanes
+-- changes the default.
+create function tidings.lane_of(record_key text, lanes int default 32) returns smallint
+language plpgsql immutable strict parallel safe as $$
+declare
+  data bytea           := convert_to(record_key, 'UTF8');
+  size int             := length(data);
+  m    constant bigint := 1540483477; -- 0x5bd1e995: below 2^31, so that no product overflows
+  u32  constant bigint := 4294967295;
+  hash bigint          := 2538058380 # size; -- 0x9747b28c
+  k    bigint;
+  at   int             := 0;
+begin
+  while at + 4 <= size loop
+    k := get_byte(data, at) + (get_byte(data, at + 1) << 8) + (get_byte(data, at + 2) << 16)
+         + (get_byte(data, at + 3)::bigint << 24);
+    k := (k * m) & u32;
+    k := ((k # (k >> 24)) * m) & u32;
+    hash := ((hash * m) & u32) # k;
+    at := at + 4;
+  end loop;
+  if at < size then
+    k := 0;
+    for i in reverse size - 1 .. at loop
+      k := (k << 8) + get_byte(data, i);
+    end loop;
+    hash := ((hash # k) * m) & u32;
+  end if;
+  hash := hash # (hash >> 13);
+  hash := (hash * m) & u32;
+  hash := hash # (hash >> 15);
+  return (hash & 2147483647) % lanes;
+end $$;
+
+-- Headers as they are stored: of each name and each value its length, four bytes, big endian, and its UTF-8 bytes. Null
+-- if one of them is.
+create function tidings.encode_headers(headers text[]) returns bytea language sql stable parallel safe
+return (
+  select case when bool_and(part is not null) is not false then
+    coalesce(string_agg(int4send(length(bytes)) || bytes, ''::bytea order by n), ''::bytea) end
+  from (select part, convert_to(part, 'UTF8') as bytes, n from unnest(headers) with ordinality as h(part, n)) parts
+);
+
+-- The row that has this event id: lane and number of the last one.
+create function tidings.find(event_id text, out lane smallint, out seq bigint)
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select o.lane, o.seq from tidings.outbox o where o.event_id = find.event_id order by o.created_at desc, o.seq desc limit 1
+$$;
+
+-- Adds an event in the caller's transaction. It runs as its owner, so that who may execute it needs no other right. The
+-- topic is checked without a regular expression: that took longer than all else.
+create function tidings.append(
+  topic text, record_key text, headers text[], payload bytea, event_id text, definition_key text default '',
+  out lane smallint, out seq bigint
+) language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  encoded bytea;
+begin
+  if topic is null or topic in ('.', '..') or length(topic) not between 1 and 249
+     or translate(topic, '._-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ', '') <> '' then
+    raise 'the topic % is not a name that Kafka takes', coalesce(quote_literal(topic), 'null')
+      using errcode = 'invalid_parameter_value';
+  elsif record_key is null or octet_length(convert_to(record_key, 'UTF8')) not between 1 and 2048 then
+    raise 'the record key must have 1 to 2,048 bytes' using errcode = 'invalid_parameter_value';
+  elsif event_id is null or octet_length(convert_to(event_id, 'UTF8')) not between 1 and 256 then
+    raise 'the event id must have 1 to 256 bytes' using errcode = 'invalid_parameter_value';
+  elsif cardinality(headers) % 2 <> 0 then
+    raise 'the headers must be pairs of a name and a value, and there are % texts', cardinality(headers)
+      using errcode = 'invalid_parameter_value';
+  end if;
+  lane := tidings.lane_of(record_key);
+  encoded := tidings.encode_headers(headers);
+  if encoded is null then
+    raise 'a header has a null name or value' using errcode = 'invalid_parameter_value';
+  end if;
+  insert into tidings.outbox as o (lane, seq, event_id, definition_key, topic, record_key, headers, payload, envelope_version)
+  values (append.lane, tidings.next_seq(append.lane), append.event_id, coalesce(append.definition_key, ''), append.topic,
+          append.record_key, encoded, append.payload, 1)
+  on conflict do nothing
+  returning o.seq into seq;
+  if not found then -- Only a unique index on the event id, which is for each team to create, leads here.
+    select f.seq into seq from tidings.find(append.event_id) f where f.lane = append.lane;
+    if not found then
+      raise 'another event of the id % is in the outbox', quote_literal(event_id) using errcode = 'unique_violation';
+    end if;
+  end if;
+end $$;
+
+revoke all on function tidings.append, tidings.find, tidings.drop_delivered from public;
+
+-- Roles to grant to the users of services and relays. They belong to the cluster, so another database may have made them,
+-- or make them at this moment; and who migrates may not be allowed to.
+do $$
+declare
+  name   text;
+  number smallint;
+begin
+  foreach name in array array['tidings_writer', 'tidings_relay'] loop
+    begin
+      if to_regrole(name) is null then
+        execute format('create role %I nologin', name);
+      end if;
+    exception
+      when duplicate_object or unique_violation then null;
+      when insufficient_privilege then
+        raise notice 'the role % is missing and could not be created; create it and run this block again', name;
+    end;
+  end loop;
+
+  -- Appends, and asks how far the lanes are: it can read no event, and change none.
+  if to_regrole('tidings_writer') is not null then
+    grant usage on schema tidings to tidings_writer;
+    grant select on tidings.migration to tidings_writer;
+    grant select (lane, seq), insert (
+      lane, seq, event_id, definition_key, topic, record_key, headers, payload, envelope_version
+    ) on tidings.outbox to tidings_writer;
+    grant select (lane, published) on tidings.lane to tidings_writer;
+    grant select (lane, seq) on tidings.held to tidings_writer;
+    grant execute on function tidings.append, tidings.find to tidings_writer;
+  end if;
+
+  -- Reads the log, and writes down how far it is. It can append nothing.
+  if to_regrole('tidings_relay') is not null then
+    grant usage on schema tidings to tidings_relay;
+    grant select on tidings.migration, tidings.outbox, tidings.lane to tidings_relay;
+    grant update (owner, epoch, life, lease_until, published) on tidings.lane to tidings_relay;
+    grant select, insert, update, delete on tidings.relay, tidings.parked, tidings.held to tidings_relay;
+    grant execute on function tidings.drop_delivered to tidings_relay;
+  end if;
+
+  for number in select lane from tidings.lane loop
+    if to_regrole('tidings_writer') is not null then
+      execute format('grant usage on sequence tidings.lane_%s_seq to tidings_writer', number);
+    end if;
+    if to_regrole('tidings_relay') is not null then
+      execute format('grant select on sequence tidings.lane_%s_seq to tidings_relay', number);
+    end if;
+  end loop;
 end $$;

@@ -1,26 +1,28 @@
 //! The outbox in PostgreSQL 14 or later.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgListener, PgPoolOptions, PgRow};
 use sqlx::query::Query;
-use sqlx::{Connection as _, PgExecutor, PgPool, Postgres, Row as _};
+use sqlx::{Connection as _, Executor as _, PgConnection, PgExecutor, PgPool, Postgres, Row as _};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::failure::{failed, failed_in_transaction};
+use super::schema::Schema;
 use super::{
-    Command, Head, HeldRow, Hole, Lease, Leases, Limits, Outbox, Page, Parked, Progress, RETENTION, Row, Settled,
-    StoredRow, envelope, migration, multirange, seconds_of, time_of,
+    Appended, Command, Head, HeldRow, Hole, Lease, Leases, Limits, Outbox, Page, Parked, Progress, RETENTION, Row,
+    Settled, StoredRow, envelope, migration, multirange, seconds_of, time_of,
 };
 use crate::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tx::{Inner, Tx};
 
-/// The outbox in the schema `tidings` of a PostgreSQL database.
+/// The outbox in a schema of its own, `tidings`, of a PostgreSQL database.
 ///
 /// It has connections of its own, up to eleven, opened when needed: an emit that falls back to the outbox while the
 /// service's pool is exhausted by open transactions would otherwise wait for the very transactions it belongs to.
@@ -36,13 +38,45 @@ use crate::tx::{Inner, Tx};
 #[derive(Debug, Clone)]
 pub struct PostgresOutbox {
     /// For services: appends, and a look at the lanes.
-    writer: PgPool,
+    writer: Connections,
     /// For the relay.
-    reader: PgPool,
+    reader: Connections,
+    schema: Schema,
+    /// Whether the log has a unique index on the event id.
+    knows_ids: Arc<AtomicBool>,
     /// For the relay's wake-ups: a connection that only listens.
     listener: PgPool,
     listening: Arc<Mutex<Option<PgListener>>>,
     retention: Duration,
+}
+
+#[derive(Debug, Clone)]
+struct Connections {
+    pool: PgPool,
+    /// Whether each transaction may have another session, and what is outside of one, any.
+    leads_to_pooler: bool,
+    /// What to set in each of those.
+    settings: &'static str,
+}
+
+impl Connections {
+    /// Does the work; behind a pooler in a transaction, since a statement is prepared in one step and executed in another.
+    async fn session<T>(
+        &self,
+        connection: &mut PgConnection,
+        work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+    ) -> sqlx::Result<T> {
+        if !self.leads_to_pooler {
+            return work(connection).await;
+        }
+        let mut tx = connection.begin().await?;
+        if !self.settings.is_empty() {
+            (&mut *tx).execute(self.settings).await?;
+        }
+        let done = work(&mut tx).await?;
+        tx.commit().await?;
+        Ok(done)
+    }
 }
 
 /// Enough for the appends of a service whose broker is down: each takes well below a millisecond.
@@ -50,9 +84,6 @@ const WRITER_CONNECTIONS: u32 = 8;
 
 /// The ring has eight days: one is written, and the next one must be empty before its day.
 const MAX_RETENTION: Duration = Duration::from_secs(6 * 86_400);
-
-/// Where wake-ups are told.
-const CHANNEL: &str = "tidings";
 
 /// How long to wait before a connection to listen on is tried again. Without it the relay polls.
 const LISTEN_AGAIN_AFTER: Duration = Duration::from_secs(10);
@@ -76,6 +107,9 @@ const READER_SETTINGS: [(&str, &str); 5] = [
     ("plan_cache_mode", "force_generic_plan"),
 ];
 
+/// The same, where a session is had for one transaction only.
+const READER_SETTINGS_OF_TRANSACTION: &str = "set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; set local jit = off";
+
 const APPEND: &str = "
     insert into tidings.outbox (lane, seq, event_id, definition_key, topic, record_key, headers, payload, envelope_version)
     select lane, tidings.next_seq(lane), id, definition, topic, key, headers, payload, $8
@@ -83,6 +117,31 @@ const APPEND: &str = "
          with ordinality as e(lane, id, definition, topic, key, headers, payload, n)
     order by n
     returning seq";
+
+/// As [`APPEND`], but leaves out the rows of which there is one with the same event id already, and says so. Not for every
+/// outbox: PostgreSQL writes an insert that may conflict in two steps.
+const APPEND_NEW: &str = "
+    with e as materialized (
+      select lane, tidings.next_seq(lane) as seq, id, definition, topic, key, headers, payload, n
+      from (select * from unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[])
+            with ordinality as e(lane, id, definition, topic, key, headers, payload, n) order by n) e),
+    added as (
+      insert into tidings.outbox (lane, seq, event_id, definition_key, topic, record_key, headers, payload, envelope_version)
+      select lane, seq, id, definition, topic, key, headers, payload, $8 from e order by n
+      on conflict do nothing
+      returning lane, seq)
+    select added.seq from e left join added using (lane, seq) order by n";
+
+/// The numbers of rows by their event ids. None of one in another lane: that is another event.
+const FIND: &str = "
+    select (select f.seq from tidings.find(e.id) f where f.lane = e.lane)
+    from unnest($1::smallint[], $2::text[]) with ordinality as e(lane, id, n) order by n";
+
+/// Without an index to keep them apart, there may be several rows with one event id.
+const LANES: &str = "
+    select count(*) as lanes,
+           exists (select from pg_index where indrelid = 'tidings.outbox'::regclass and indisunique and indisvalid) as knows_ids
+    from tidings.lane";
 
 const HEADS: &str = "
     select coalesce(pg_sequence_last_value(('tidings.lane_' || lane || '_seq')::regclass), 0) as last,
@@ -223,14 +282,33 @@ impl PostgresOutbox {
     /// An outbox in the database of these options, such as those of the service's own pool.
     #[must_use]
     pub fn with_options(options: PgConnectOptions) -> Self {
+        let reader = options.clone().options(READER_SETTINGS);
+        Self::through(options, reader, false)
+    }
+
+    /// As [`with_options`](Self::with_options), for options that lead to a pooler such as PgBouncer in transaction mode.
+    ///
+    /// Nothing is left in a session then: no prepared statements, no settings, no `LISTEN`. An append takes two round trips
+    /// more, and a relay hears of rows that other processes store by polling alone. Events may also be emitted in
+    /// transactions that were begun through the pooler; the service's own statements are its own affair.
+    #[must_use]
+    pub fn with_pooler_options(options: PgConnectOptions) -> Self {
+        let options = options.extra_float_digits(None).statement_cache_capacity(0);
+        Self::through(options.clone(), options, true)
+    }
+
+    fn through(options: PgConnectOptions, reader: PgConnectOptions, leads_to_pooler: bool) -> Self {
         let pool = |connections| PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+        let connections = |pool, settings| Connections { pool, leads_to_pooler, settings };
         Self {
             listener: pool(1).connect_lazy_with(options.clone()),
             listening: Arc::default(),
             retention: RETENTION,
             // The ping before each use would double the round trips of an append; a broken connection shows soon enough.
-            writer: pool(WRITER_CONNECTIONS).test_before_acquire(false).connect_lazy_with(options.clone()),
-            reader: pool(READER_CONNECTIONS).connect_lazy_with(options.options(READER_SETTINGS)),
+            writer: connections(pool(WRITER_CONNECTIONS).test_before_acquire(false).connect_lazy_with(options), ""),
+            reader: connections(pool(READER_CONNECTIONS).connect_lazy_with(reader), READER_SETTINGS_OF_TRANSACTION),
+            schema: Schema::DEFAULT,
+            knows_ids: Arc::default(),
         }
     }
 
@@ -243,7 +321,19 @@ impl PostgresOutbox {
         self
     }
 
-    /// Creates or updates the outbox's tables, in the schema `tidings`. Safe to call from several services at once.
+    /// Puts the outbox in another schema, so that several can share a database; up to 40 of `a-z`, `0-9` and `_`. Its roles
+    /// begin with its name. Defaults to `tidings`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] if that can't be a schema's name, or is one that PostgreSQL has itself.
+    pub fn with_schema(self, name: &str) -> Result<Self> {
+        Ok(Self { schema: Schema::named(name)?, knows_ids: Arc::default(), listening: Arc::default(), ..self })
+    }
+
+    /// Creates or updates the outbox's tables, in a schema of their own. Safe to call from several services at once.
+    ///
+    /// If there is nothing to do, it needs no right to create anything: services whose role is `tidings_writer` may call it.
     ///
     /// # Errors
     ///
@@ -251,46 +341,94 @@ impl PostgresOutbox {
     /// not create the schema.
     pub async fn migrate(&self) -> Result<()> {
         let migrating = || failed("migrating the outbox's tables");
-        let mut tx = self.writer.begin().await.map_err(migrating())?;
+        let applied = self.applied(&self.writer.pool).await.map_err(migrating())?;
+        if migration::pending(&migration::POSTGRES, &applied).next().is_none() {
+            return Ok(());
+        }
+        let mut tx = self.writer.pool.begin().await.map_err(migrating())?;
         // Any number will do, as long as it stays the same: it keeps two services from migrating at once.
-        sqlx::raw_sql(
+        let ledger = self.schema.sql(
             "select pg_advisory_xact_lock(7421998310562);
              create schema if not exists tidings;
              create table if not exists tidings.migration (
                version int primary key, applied_at timestamptz not null default now())",
-        )
-        .execute(&mut *tx)
-        .await
-        .map_err(migrating())?;
-        let applied = applied(&mut *tx).await.map_err(migrating())?;
+        );
+        sqlx::raw_sql(&ledger).execute(&mut *tx).await.map_err(migrating())?;
+        let applied = self.applied(&mut *tx).await.map_err(migrating())?;
         for step in migration::pending(&migration::POSTGRES, &applied) {
-            sqlx::raw_sql(step.sql).execute(&mut *tx).await.map_err(migrating())?;
-            sqlx::query("insert into tidings.migration (version) values ($1)")
+            sqlx::raw_sql(&self.schema.sql(step.sql)).execute(&mut *tx).await.map_err(migrating())?;
+            sqlx::query(&self.schema.sql("insert into tidings.migration (version) values ($1)"))
                 .bind(step.version)
+                .persistent(false)
                 .execute(&mut *tx)
                 .await
                 .map_err(migrating())?;
         }
         tx.commit().await.map_err(migrating())
     }
-}
 
-async fn applied(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<i32>> {
-    sqlx::query_scalar("select version from tidings.migration order by version").fetch_all(executor).await
+    /// The versions that were migrated to; none if there are no tables yet.
+    async fn applied(&self, executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<i32>> {
+        let select = self.schema.sql("select version from tidings.migration order by version");
+        // Without parameters, and so without being prepared.
+        match executor.fetch_all(&*select).await {
+            Err(error) if is_missing_table(&error) => Ok(Vec::new()),
+            rows => rows?.iter().map(|row| row.try_get(0)).collect(),
+        }
+    }
+
+    /// Appends, and finds the rows that were there already, if there can be any.
+    async fn append_to(&self, connection: &mut PgConnection, rows: &[Row]) -> sqlx::Result<Vec<Appended>> {
+        let persistent = !self.writer.leads_to_pooler;
+        if !self.knows_ids.load(Ordering::Relaxed) {
+            let appended = append(&self.schema.sql(APPEND), rows).persistent(persistent).fetch_all(connection).await?;
+            return appended.iter().map(|row| row.try_get(0).map(Appended::new)).collect();
+        }
+        let sql = self.schema.sql(APPEND_NEW);
+        let appended = append(&sql, rows).persistent(persistent).fetch_all(&mut *connection).await?;
+        let numbers: Vec<Option<i64>> = appended.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<_>>()?;
+        let there = rows.iter().zip(&numbers).filter(|(_, number)| number.is_none()).map(|(row, _)| row);
+        let (lanes, ids): (Vec<_>, Vec<_>) = there.map(|row| (lane_number(row.lane), row.event_id.to_string())).unzip();
+        let mut found = Vec::new().into_iter();
+        if !ids.is_empty() {
+            let find = self.schema.sql(FIND);
+            let rows: Vec<Option<i64>> = sqlx::query_scalar(&find)
+                .bind(lanes)
+                .bind(ids)
+                .persistent(persistent)
+                .fetch_all(&mut *connection)
+                .await?;
+            found = rows.into_iter();
+        }
+        let another = || sqlx::Error::InvalidArgument("another event of this id is in the outbox".to_owned());
+        let mut find = || found.next().flatten().ok_or_else(another);
+        let appended = |number: Option<i64>| match number {
+            Some(number) => Ok(Appended::new(number)),
+            None => find().map(|sequence| Appended { sequence, is_new: false }),
+        };
+        numbers.into_iter().map(appended).collect()
+    }
 }
 
 /// Runs a statement, for [`STATEMENT_TIMEOUT`] at most.
-async fn fetch(pool: &PgPool, statement: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
-    within(pool.acquire().await?, statement).await
+async fn fetch(pool: &Connections, statement: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
+    let statement = statement.persistent(!pool.leads_to_pooler);
+    run(pool, async |connection| statement.fetch_all(connection).await).await
+}
+
+/// Runs what takes some milliseconds, for [`STATEMENT_TIMEOUT`] at most.
+async fn run<T>(from: &Connections, work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>) -> sqlx::Result<T> {
+    within(from, from.pool.acquire().await?, work).await
 }
 
 /// The same on this connection. One that does not answer is not used again.
-async fn within(
+async fn within<T>(
+    from: &Connections,
     mut connection: PoolConnection<Postgres>,
-    statement: Query<'_, Postgres, PgArguments>,
-) -> sqlx::Result<Vec<PgRow>> {
-    match tokio::time::timeout(STATEMENT_TIMEOUT, statement.fetch_all(&mut *connection)).await {
-        Ok(rows) => rows,
+    work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+) -> sqlx::Result<T> {
+    match tokio::time::timeout(STATEMENT_TIMEOUT, from.session(&mut connection, work)).await {
+        Ok(done) => done,
         Err(_) => {
             connection.close_on_drop();
             Err(timed_out())
@@ -327,9 +465,9 @@ async fn alive(pool: &PgPool) -> sqlx::Result<PoolConnection<Postgres>> {
 }
 
 /// The statement that appends these rows, and yields their numbers in its first column.
-fn append(rows: &[Row]) -> Query<'_, Postgres, PgArguments> {
+fn append<'q>(statement: &'q str, rows: &'q [Row]) -> Query<'q, Postgres, PgArguments> {
     let keys = rows.iter().map(|row| String::from_utf8_lossy(&row.record.key)).collect::<Vec<_>>();
-    sqlx::query(APPEND)
+    sqlx::query(statement)
         .bind(rows.iter().map(|row| lane_number(row.lane)).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.event_id.to_string()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| &*row.definition_key).collect::<Vec<_>>())
@@ -338,11 +476,6 @@ fn append(rows: &[Row]) -> Query<'_, Postgres, PgArguments> {
         .bind(rows.iter().map(|row| row.record.headers.as_bytes()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.record.payload.as_deref()).collect::<Vec<_>>())
         .bind(envelope::VERSION)
-}
-
-/// The numbers that an append yields.
-fn numbers(rows: &[PgRow]) -> sqlx::Result<Vec<i64>> {
-    rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// Lanes are few: PostgreSQL has no unsigned type, and a `smallint` holds them.
@@ -361,36 +494,34 @@ fn lane_of(row: &PgRow, column: &str) -> sqlx::Result<u16> {
 impl Outbox for PostgresOutbox {
     fn lanes(&self) -> BoxFuture<'_, Result<u16>> {
         Box::pin(async {
-            let applied = match applied(&self.writer).await {
-                Err(error) if is_missing_table(&error) => Vec::new(),
-                applied => applied.map_err(failed("reading its version"))?,
-            };
+            let applied = self.applied(&self.writer.pool).await.map_err(failed("reading its version"))?;
             migration::check_applied(&migration::POSTGRES, &applied)?;
-            let lanes: i64 = sqlx::query_scalar("select count(*) from tidings.lane")
-                .fetch_one(&self.writer)
-                .await
-                .map_err(failed("counting the lanes"))?;
+            let counting = || failed("counting the lanes");
+            let row = self.writer.pool.fetch_one(&*self.schema.sql(LANES)).await.map_err(counting())?;
+            self.knows_ids.store(row.try_get("knows_ids").map_err(counting())?, Ordering::Relaxed);
+            let lanes: i64 = row.try_get("lanes").map_err(counting())?;
             u16::try_from(lanes)
                 .map_err(|source| Error::new(ErrorKind::Schema, "there are too many lanes").with_source(source))
         })
     }
 
-    fn append<'a>(&'a self, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<i64>>> {
+    fn append<'a>(&'a self, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         Box::pin(async {
-            let mut appended = fetch(&self.writer, append(rows)).await;
+            let append = async |connection: &mut PgConnection| self.append_to(connection, rows).await;
+            let mut appended = run(&self.writer, append).await;
             if appended.as_ref().is_err_and(was_cut_off) {
                 // All connections of a database that was started anew are dead, and each would fail an emit. If it was carried
                 // out after all, there are two rows with one event id, the second a duplicate like any other.
-                appended = match alive(&self.writer).await {
-                    Ok(connection) => within(connection, append(rows)).await,
+                appended = match alive(&self.writer.pool).await {
+                    Ok(connection) => within(&self.writer, connection, append).await,
                     Err(error) => Err(error),
                 };
             }
-            appended.and_then(|rows| numbers(&rows)).map_err(failed("appending to the log"))
+            appended.map_err(failed("appending to the log"))
         })
     }
 
-    fn append_in<'a>(&'a self, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<i64>>> {
+    fn append_in<'a>(&'a self, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         Box::pin(async move {
             let other = tx.describe();
             let Inner::Postgres(connection) = tx.0 else {
@@ -398,7 +529,7 @@ impl Outbox for PostgresOutbox {
                     format!("this outbox needs a transaction of its PostgreSQL database, and was given {other}");
                 return Err(Error::new(ErrorKind::UnsupportedTransaction, message));
             };
-            let appended = append(rows).fetch_all(connection).await.and_then(|rows| numbers(&rows));
+            let appended = self.append_to(connection, rows).await;
             appended.map_err(failed_in_transaction("appending to the log"))
         })
     }
@@ -410,7 +541,7 @@ impl Outbox for PostgresOutbox {
                 let (highest_settled, life) = (row.try_get("highest_settled")?, row.try_get("life")?);
                 Ok(Head { last, floor, highest_settled, life })
             };
-            let rows = fetch(&self.writer, sqlx::query(HEADS)).await;
+            let rows = fetch(&self.writer, sqlx::query(&self.schema.sql(HEADS))).await;
             rows.and_then(|rows| rows.into_iter().map(head).collect()).map_err(failed("reading the lanes"))
         })
     }
@@ -418,29 +549,32 @@ impl Outbox for PostgresOutbox {
     fn lease(&self, owner: Uuid, ttl: Duration) -> BoxFuture<'_, Result<Leases>> {
         Box::pin(async move {
             let ttl = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
-            let rows = fetch(&self.reader, sqlx::query(LEASE).bind(owner.to_string()).bind(ttl)).await;
+            let rows =
+                fetch(&self.reader, sqlx::query(&self.schema.sql(LEASE)).bind(owner.to_string()).bind(ttl)).await;
             rows.and_then(|rows| leases(&rows)).map_err(failed("leasing lanes"))
         })
     }
 
     fn release<'a>(&'a self, owner: Uuid, lanes: &'a [u16], leaves: bool) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let statement = sqlx::query(RELEASE).bind(owner.to_string()).bind(lane_numbers(lanes)).bind(leaves);
+            let sql = self.schema.sql(RELEASE);
+            let statement = sqlx::query(&sql).bind(owner.to_string()).bind(lane_numbers(lanes)).bind(leaves);
             fetch(&self.reader, statement).await.map(drop).map_err(failed("releasing lanes"))
         })
     }
 
     fn parked<'a>(&'a self, lanes: &'a [u16]) -> BoxFuture<'a, Result<Vec<(u16, Parked)>>> {
         Box::pin(async move {
-            let rows = fetch(&self.reader, sqlx::query(PARKED).bind(lane_numbers(lanes))).await;
+            let rows = fetch(&self.reader, sqlx::query(&self.schema.sql(PARKED)).bind(lane_numbers(lanes))).await;
             rows.and_then(|rows| rows.iter().map(parked).collect()).map_err(failed("reading the parked keys"))
         })
     }
 
     fn held<'a>(&'a self, lane: u16, key: &'a Bytes, limit: u32) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
         Box::pin(async move {
+            let sql = self.schema.sql(HELD);
             let statement =
-                sqlx::query(HELD).bind(lane_number(lane)).bind(String::from_utf8_lossy(key)).bind(i64::from(limit));
+                sqlx::query(&sql).bind(lane_number(lane)).bind(String::from_utf8_lossy(key)).bind(i64::from(limit));
             let held =
                 |row: PgRow| Ok(HeldRow { row: stored_row(&row)?, definition_key: row.try_get("definition_key")? });
             let rows = fetch(&self.reader, statement).await;
@@ -450,7 +584,8 @@ impl Outbox for PostgresOutbox {
 
     fn page<'a>(&'a self, holes: &'a [Hole], limits: Limits) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
-            let statement = sqlx::query(PAGE)
+            let sql = self.schema.sql(PAGE);
+            let statement = sqlx::query(&sql)
                 .bind(holes.iter().map(|hole| lane_number(hole.lane)).collect::<Vec<_>>())
                 .bind(holes.iter().map(|hole| hole.low).collect::<Vec<_>>())
                 .bind(holes.iter().map(|hole| hole.high).collect::<Vec<_>>())
@@ -462,20 +597,23 @@ impl Outbox for PostgresOutbox {
 
     fn retain(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async {
-            let statement = sqlx::query("select tidings.drop_delivered($1 * interval '1 second')");
-            let dropped = fetch(&self.reader, statement.bind(self.retention.as_secs_f64())).await;
+            let sql = self.schema.sql("select tidings.drop_delivered($1 * interval '1 second')");
+            let dropped = fetch(&self.reader, sqlx::query(&sql).bind(self.retention.as_secs_f64())).await;
             dropped.map(drop).map_err(failed("dropping what is delivered"))
         })
     }
 
     fn wake(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async {
-            let woken = fetch(&self.writer, sqlx::query("select pg_notify($1, '')").bind(CHANNEL)).await;
+            let woken = fetch(&self.writer, sqlx::query("select pg_notify($1, '')").bind(self.schema.name())).await;
             woken.map(drop).map_err(failed("waking the relays"))
         })
     }
 
     fn woken(&self) -> BoxFuture<'_, ()> {
+        if self.writer.leads_to_pooler {
+            return Box::pin(std::future::pending());
+        }
         Box::pin(async {
             let mut listening = self.listening.lock().await;
             loop {
@@ -484,7 +622,7 @@ impl Outbox for PostgresOutbox {
                         Some(listener) => listener,
                         None => {
                             let mut listener = PgListener::connect_with(&self.listener).await?;
-                            listener.listen(CHANNEL).await?;
+                            listener.listen(self.schema.name()).await?;
                             listening.insert(listener)
                         }
                     };
@@ -504,7 +642,7 @@ impl Outbox for PostgresOutbox {
 
     fn writers(&self) -> BoxFuture<'_, Result<Option<Vec<String>>>> {
         Box::pin(async {
-            let rows = fetch(&self.reader, sqlx::query(WRITERS)).await;
+            let rows = fetch(&self.reader, sqlx::query(&self.schema.sql(WRITERS))).await;
             let names = rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
             names.map(Some).map_err(failed("reading who writes"))
         })
@@ -521,7 +659,7 @@ impl Outbox for PostgresOutbox {
                     mark: mark.parse().map_err(|source: std::num::ParseIntError| sqlx::Error::Decode(source.into()))?,
                 })
             };
-            let rows = fetch(&self.reader, settle(progress)).await;
+            let rows = fetch(&self.reader, settle(&self.schema.sql(SETTLE), progress)).await;
             rows.and_then(|rows| rows.into_iter().next().ok_or(sqlx::Error::RowNotFound))
                 .and_then(settled)
                 .map_err(failed("recording progress"))
@@ -530,9 +668,9 @@ impl Outbox for PostgresOutbox {
 }
 
 /// The statement that writes progress down.
-fn settle(progress: &[Progress]) -> Query<'_, Postgres, PgArguments> {
+fn settle<'q>(statement: &'q str, progress: &[Progress]) -> Query<'q, Postgres, PgArguments> {
     type Rows = fn(&Progress) -> &[(Bytes, i64)];
-    let mut statement = sqlx::query(SETTLE)
+    let mut statement = sqlx::query(statement)
         .bind(progress.iter().map(|p| lane_number(p.lane)).collect::<Vec<_>>())
         .bind(progress.iter().map(|p| p.epoch).collect::<Vec<_>>())
         .bind(progress.iter().map(|p| multirange::to_text(&p.settled)).collect::<Vec<_>>());

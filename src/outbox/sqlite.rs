@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::failure::{failed, failed_in_transaction};
 use super::{
-    Command, Head, HeldRow, Hole, Lease, Leases, Limits, Outbox, Page, Parked, Progress, RETENTION, Row, Settled,
-    StoredRow, envelope, floor, highest, migration, multirange, seconds_of, time_of,
+    Appended, Command, Head, HeldRow, Hole, Lease, Leases, Limits, Outbox, Page, Parked, Progress, RETENTION, Row,
+    Settled, StoredRow, envelope, floor, highest, migration, multirange, seconds_of, time_of,
 };
 use crate::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
@@ -191,8 +191,8 @@ async fn heads(executor: impl SqliteExecutor<'_>) -> sqlx::Result<Vec<Head>> {
 }
 
 /// One statement a row: it draws the number and writes the row at once, so that no other writer comes between.
-async fn append(connection: &mut SqliteConnection, rows: &[Row]) -> sqlx::Result<Vec<i64>> {
-    let mut numbers = Vec::with_capacity(rows.len());
+async fn append(connection: &mut SqliteConnection, rows: &[Row]) -> sqlx::Result<Vec<Appended>> {
+    let mut appended = Vec::with_capacity(rows.len());
     for row in rows {
         let number = sqlx::query_scalar(APPEND)
             .bind(row.lane)
@@ -205,9 +205,9 @@ async fn append(connection: &mut SqliteConnection, rows: &[Row]) -> sqlx::Result
             .bind(envelope::VERSION)
             .fetch_one(&mut *connection)
             .await?;
-        numbers.push(number);
+        appended.push(Appended::new(number));
     }
-    Ok(numbers)
+    Ok(appended)
 }
 
 fn set_of(row: &SqliteRow, column: &str) -> sqlx::Result<rangemap::RangeSet<i64>> {
@@ -233,19 +233,19 @@ impl Outbox for SqliteOutbox {
         })
     }
 
-    fn append<'a>(&'a self, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<i64>>> {
+    fn append<'a>(&'a self, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         Box::pin(async move {
             let append = async {
                 let mut tx = self.pool.begin_with("begin immediate").await?;
-                let numbers = append(&mut tx, rows).await?;
+                let appended = append(&mut tx, rows).await?;
                 tx.commit().await?;
-                Ok(numbers)
+                Ok(appended)
             };
             append.await.map_err(failed("appending to the log"))
         })
     }
 
-    fn append_in<'a>(&'a self, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<i64>>> {
+    fn append_in<'a>(&'a self, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         Box::pin(async move {
             let other = tx.describe();
             let Inner::Sqlite(connection) = tx.0 else {

@@ -10,7 +10,7 @@ use super::spill::{Known, Spills};
 use crate::catalog::compiled::Resolved;
 use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
-use crate::outbox::{Outbox, Row};
+use crate::outbox::{Appended, Outbox, Row};
 
 /// The outbox of a producer, and which of its lanes are spilled.
 #[derive(Debug)]
@@ -49,21 +49,22 @@ impl Fallback {
         let row = Row::new(resolved, self.lanes);
         let lane = row.lane;
         let known = self.spills.known(lane);
-        let numbers = within(STORE_TIMEOUT, self.outbox.append(std::slice::from_ref(&row))).await;
-        let numbers = numbers.map_err(|error| error.with_event_id(row.event_id.clone()))?;
-        let Some(&sequence) = numbers.first() else {
+        let appended = within(STORE_TIMEOUT, self.outbox.append(std::slice::from_ref(&row))).await;
+        let appended = appended.map_err(|error| error.with_event_id(row.event_id.clone()))?;
+        let Some(&appended) = appended.first() else {
             return Err(
                 Error::new(ErrorKind::Storage, "the outbox gave the event no number").with_event_id(row.event_id)
             );
         };
-        self.spill(lane, sequence, known).await.map_err(|error| {
+        self.spill(lane, appended, known).await.map_err(|error| {
             let may_be_relayed = error.kind() == ErrorKind::Storage;
             error.or_ambiguous(may_be_relayed).with_event_id(row.event_id.clone())
         })?;
         if !self.spills.is_relayed_here(lane) {
             self.wake_others().await;
         }
-        Ok(Receipt { event_id: row.event_id, outcome: Outcome::Stored { lane, sequence, reason } })
+        let outcome = Outcome::Stored { lane, sequence: appended.sequence, reason };
+        Ok(Receipt { event_id: row.event_id, outcome })
     }
 
     /// Tells relays elsewhere that there are rows, unless they were told a moment ago: then they are looking anyway.
@@ -89,9 +90,11 @@ impl Fallback {
     /// # Errors
     ///
     /// [`ErrorKind::Schema`] if the sequence alone was set back: the relay takes the event for delivered.
-    pub(crate) async fn spill(&self, lane: u16, number: i64, known: Known) -> Result<()> {
+    pub(crate) async fn spill(&self, lane: u16, appended: Appended, known: Known) -> Result<()> {
+        let Appended { sequence: number, is_new } = appended;
         self.spills.spill(lane, number);
-        if number >= known.floor {
+        // One that was there already may have been delivered long ago.
+        if number >= known.floor || !is_new {
             return Ok(());
         }
         let now = self.spills.known(lane);

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::*;
 use crate::error::Error;
-use crate::outbox::{Head, HeldRow, Progress, Row, Settled};
+use crate::outbox::{Appended, Head, HeldRow, Progress, Row, Settled};
 use crate::policy::PoisonMode;
 use crate::transport::Record;
 use crate::transport::memory::MemoryTransport;
@@ -72,11 +72,11 @@ impl Outbox for FakeOutbox {
         self.answer(1)
     }
 
-    fn append<'a>(&'a self, _: &'a [Row]) -> BoxFuture<'a, Result<Vec<i64>>> {
+    fn append<'a>(&'a self, _: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         unreachable!("the relay appends nothing")
     }
 
-    fn append_in<'a>(&'a self, _: Tx<'a>, _: &'a [Row]) -> BoxFuture<'a, Result<Vec<i64>>> {
+    fn append_in<'a>(&'a self, _: Tx<'a>, _: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         unreachable!("the relay appends nothing")
     }
 
