@@ -88,13 +88,17 @@ pub enum ErrorKind {
     StorageConflict,
     /// The outbox's database refused a statement for what it is: a privilege, a constraint, a read-only server.
     StorageRejected,
+    /// What an operator asked of an outbox can't be done as it was asked: no such lane or row, no reason given.
+    InvalidRequest,
+    /// What an operator wanted to change is not as it was when it was looked at. Look again.
+    MovedOn,
     /// The outbox's tables are missing, or those of another version of this library.
     Schema,
 }
 
 impl ErrorKind {
     /// All kinds.
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 25] = [
         Self::InvalidConfig,
         Self::InvalidDefinition,
         Self::InvalidPolicy,
@@ -117,6 +121,8 @@ impl ErrorKind {
         Self::Storage,
         Self::StorageConflict,
         Self::StorageRejected,
+        Self::InvalidRequest,
+        Self::MovedOn,
         Self::Schema,
     ];
 
@@ -146,6 +152,8 @@ impl ErrorKind {
             Self::Storage => "storage",
             Self::StorageConflict => "storage_conflict",
             Self::StorageRejected => "storage_rejected",
+            Self::InvalidRequest => "invalid_request",
+            Self::MovedOn => "moved_on",
             Self::Schema => "schema",
         }
     }
@@ -168,6 +176,7 @@ impl ErrorKind {
                 | Self::InvalidPayload
                 | Self::TooLarge
                 | Self::UnsupportedTransaction
+                | Self::InvalidRequest
         )
     }
 

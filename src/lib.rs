@@ -68,12 +68,15 @@
 //! | `postgres` | yes | [`PostgresOutbox`] |
 //! | `sqlite` | | `SqliteOutbox` (built from source, needs a C compiler) |
 //! | `tls`, `tls-vendored` | | a librdkafka with TLS, over the system's OpenSSL or one built from source |
+//! | `admin` | | the module `admin`: depth, parked keys, pauses, replays and checks of an outbox |
 //! | `testing` | | the module `testing`: `MockEmitter`, a transport in memory |
 //!
 //! There is a no-op emitter for where streaming is off, [`NoopEmitter`], and a mock for unit tests, `MockEmitter`. Both check
 //! requests against the catalog as the producer does.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(all(feature = "admin", any(feature = "postgres", feature = "sqlite")))]
+pub mod admin;
 mod breaker;
 mod catalog;
 mod config;

@@ -52,7 +52,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The planner prefers a bitmap scan and a sort for the holes of a page as long as it has no statistics, which is 70
 /// times slower; these settings leave it the index.
-const READER_SETTINGS: [(&str, &str); 5] = [
+pub(crate) const READER_SETTINGS: [(&str, &str); 5] = [
     ("enable_seqscan", "off"),
     ("enable_bitmapscan", "off"),
     ("enable_sort", "off"),
@@ -239,6 +239,14 @@ impl PostgresOutbox {
     }
 }
 
+#[cfg(feature = "admin")]
+impl PostgresOutbox {
+    /// For what an operator does.
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.writer
+    }
+}
+
 async fn applied(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<i32>> {
     sqlx::query_scalar("select version from tidings.migration order by version").fetch_all(executor).await
 }
@@ -256,7 +264,7 @@ async fn fetch(pool: &PgPool, statement: Query<'_, Postgres, PgArguments>) -> sq
 }
 
 /// The statement that appends these rows, and yields their numbers in its first column.
-fn append(rows: &[Row]) -> Query<'_, Postgres, PgArguments> {
+pub(crate) fn append(rows: &[Row]) -> Query<'_, Postgres, PgArguments> {
     let keys = rows.iter().map(|row| String::from_utf8_lossy(&row.record.key)).collect::<Vec<_>>();
     sqlx::query(APPEND)
         .bind(rows.iter().map(|row| lane_number(row.lane)).collect::<Vec<_>>())
@@ -275,7 +283,7 @@ fn numbers(rows: &[PgRow]) -> sqlx::Result<Vec<i64>> {
 }
 
 /// Lanes are few: PostgreSQL has no unsigned type, and a `smallint` holds them.
-fn lane_number(lane: u16) -> i16 {
+pub(crate) fn lane_number(lane: u16) -> i16 {
     i16::try_from(lane).unwrap_or(i16::MAX)
 }
 
@@ -283,7 +291,7 @@ fn lane_numbers(lanes: &[u16]) -> Vec<i16> {
     lanes.iter().map(|lane| lane_number(*lane)).collect()
 }
 
-fn lane_of(row: &PgRow, column: &str) -> sqlx::Result<u16> {
+pub(crate) fn lane_of(row: &PgRow, column: &str) -> sqlx::Result<u16> {
     u16::try_from(row.try_get::<i16, _>(column)?).map_err(|source| sqlx::Error::Decode(source.into()))
 }
 

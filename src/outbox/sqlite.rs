@@ -158,12 +158,20 @@ impl SqliteOutbox {
     }
 }
 
+#[cfg(feature = "admin")]
+impl SqliteOutbox {
+    /// For what an operator does.
+    pub(crate) fn pool(&self) -> &SqlitePool {
+        &self.pool
+    }
+}
+
 async fn applied(executor: impl SqliteExecutor<'_>) -> sqlx::Result<Vec<i32>> {
     sqlx::query_scalar("select version from tidings_migration order by version").fetch_all(executor).await
 }
 
 /// One statement a row: it draws the number and writes the row at once, so that no other writer comes between.
-async fn append(connection: &mut SqliteConnection, rows: &[Row]) -> sqlx::Result<Vec<i64>> {
+pub(crate) async fn append(connection: &mut SqliteConnection, rows: &[Row]) -> sqlx::Result<Vec<i64>> {
     let mut numbers = Vec::with_capacity(rows.len());
     for row in rows {
         let number = sqlx::query_scalar(APPEND)
@@ -182,7 +190,7 @@ async fn append(connection: &mut SqliteConnection, rows: &[Row]) -> sqlx::Result
     Ok(numbers)
 }
 
-fn set_of(row: &SqliteRow, column: &str) -> sqlx::Result<rangemap::RangeSet<i64>> {
+pub(crate) fn set_of(row: &SqliteRow, column: &str) -> sqlx::Result<rangemap::RangeSet<i64>> {
     multirange::from_text(row.try_get(column)?).ok_or_else(|| sqlx::Error::Decode("not a set of numbers".into()))
 }
 
