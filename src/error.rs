@@ -98,6 +98,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// All kinds.
+    #[cfg(any(test, feature = "postgres", feature = "sqlite"))]
     const ALL: [Self; 25] = [
         Self::InvalidConfig,
         Self::InvalidDefinition,
@@ -159,6 +160,7 @@ impl ErrorKind {
     }
 
     /// The kind of that name.
+    #[cfg(any(test, feature = "postgres", feature = "sqlite"))]
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }

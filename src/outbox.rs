@@ -115,6 +115,33 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
         Box::pin(async { Ok(None) })
     }
 
+    /// Drops the storage of events that are delivered, and older than this outbox is to keep them.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    fn retain(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Tells relays elsewhere that there are rows to relay. They find them without it, a little later.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    fn wake(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Completes when somebody elsewhere has called [`wake`](Self::wake) since this last completed; perhaps never.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time.
+    fn woken(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
     /// Writes progress down, for those leases that still hold; all or nothing of a lane. Without any, only takes a new mark.
     ///
     /// # Errors
@@ -122,6 +149,10 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
     /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
     fn settle<'a>(&'a self, progress: &'a [Progress]) -> BoxFuture<'a, Result<Settled>>;
 }
+
+/// How long events are kept after they are delivered, by default.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+const RETENTION: Duration = Duration::from_secs(3 * 86_400);
 
 /// An event to append.
 #[derive(Debug, Clone)]

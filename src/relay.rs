@@ -43,6 +43,8 @@ const SAVE_EVERY: Duration = Duration::from_millis(50);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How often the relay looks who writes, as long as there are gaps. Most are closed by the other proof before.
 const ASK_WITNESSES_EVERY: Duration = Duration::from_millis(500);
+/// How often delivered events that are old enough are dropped.
+const RETAIN_EVERY: Duration = Duration::from_secs(60);
 /// No statement of the relay may keep it from its leases for longer.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a relay that stops waits for what is in flight.
@@ -118,6 +120,7 @@ pub(crate) struct Relay {
     /// Behind this the leases may be somebody else's.
     leased_until: Instant,
     save_at: Instant,
+    retain_at: Instant,
 }
 
 impl Relay {
@@ -148,13 +151,15 @@ impl Relay {
             renew_at: now,
             leased_until: now,
             save_at: now,
+            retain_at: now + RETAIN_EVERY,
         })
     }
 
     pub(crate) async fn run(mut self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
         let mut shutdown = pin!(shutdown);
         let mut reading: Option<Reading> = None;
-        let fallback = Arc::clone(&self.fallback);
+        let (fallback, outbox) = (Arc::clone(&self.fallback), Arc::clone(&self.outbox));
+        let mut woken = outbox.woken();
         loop {
             self.keep_leases().await;
             self.take_reports()?;
@@ -164,6 +169,7 @@ impl Relay {
             self.ask_witnesses().await;
             self.retry_parked().await;
             self.hand_over().await;
+            self.retain().await;
             if reading.is_none() && self.poll.is_due(Instant::now()) {
                 reading = self.read();
             }
@@ -177,6 +183,10 @@ impl Relay {
                     self.look(answer);
                 }
                 Some(report) = self.reports.recv() => self.take(report)?,
+                () = &mut woken => {
+                    woken = outbox.woken();
+                    self.poll.hint(Instant::now());
+                }
                 () = fallback.spills.wait_for_spill() => self.poll.hint(Instant::now()),
                 () = transport.room(), if !self.queue.is_empty() => {}
                 () = sleep_until(wake_at) => {}
@@ -246,6 +256,7 @@ impl Relay {
                 self.lanes.insert(lease.lane, lane);
             }
         }
+        self.fallback.spills.relay_here(|lane| self.lanes.contains_key(&lane));
         if taken > 0 {
             tracing::info!(taken, owned = self.lanes.len(), "the relay took over lanes");
             self.poll.hint(now);
@@ -264,6 +275,15 @@ impl Relay {
         tracing::info!(lanes = lanes.len(), "the relay hands lanes over");
         // If that fails, the leases run out.
         within(self.outbox.release(self.id, &lanes, false)).await;
+    }
+
+    /// Drops delivered events that are old enough.
+    async fn retain(&mut self) {
+        let now = Instant::now();
+        if now >= self.retain_at {
+            self.retain_at = now + RETAIN_EVERY;
+            within(self.outbox.retain()).await;
+        }
     }
 
     /// Tries the first held events of parked keys whose time has come.
@@ -519,7 +539,7 @@ impl Relay {
     fn wake_at(&self, reading: bool) -> Instant {
         let unsaved = self.lanes.values().any(|lane| lane.has_unsaved() || lane.cursor.wants_mark());
         let times = [
-            Some(self.renew_at),
+            Some(self.renew_at.min(self.retain_at)),
             unsaved.then_some(self.save_at),
             self.lanes.values().any(|lane| lane.cursor.has_gaps()).then_some(self.ask_witnesses_at),
             // When there is no room, a report tells that there is again.
@@ -543,6 +563,7 @@ impl Relay {
             }
         }
         self.save(true).await;
+        self.fallback.spills.relay_here(|_| false);
         within(self.outbox.release(self.id, &[], true)).await;
         Ok(())
     }

@@ -83,3 +83,39 @@ end $$;
 -- of the two. That a number is proven dead once every older transaction has ended rests on it.
 create function tidings.next_seq(lane smallint) returns bigint language sql volatile
 return nextval(case when pg_current_xact_id() is not null then ('tidings.lane_' || lane || '_seq')::regclass end);
+
+-- Empties the tables of the ring whose events are all older than `keep` and delivered, and says how many. No writer waits
+-- for it: writers use the table of the day. A transaction that wrote to an older one and is still open holds its lock, and
+-- the table is tried again some other time.
+create function tidings.drop_delivered(keep interval) returns int language plpgsql as $$
+declare
+  today   bigint := extract(epoch from clock_timestamp())::bigint / 86400;
+  dropped int := 0;
+  leaf    text;
+  check_leaf text;
+  waits   boolean;
+begin
+  perform set_config('lock_timeout', '100ms', true);
+  for age in 2..7 loop
+    -- The youngest event of the table may be from the end of its day.
+    continue when clock_timestamp() - to_timestamp((today - age + 1) * 86400) < keep;
+    leaf := 'tidings.outbox_' || (today - age) % 8;
+    check_leaf := 'select not exists (select from only ' || leaf || ') or exists (
+      select from tidings.lane l
+      cross join lateral (select max(seq) as seq from only ' || leaf || ' o where o.lane = l.lane) last
+      where last.seq >= least(lower(int8multirange(int8range(1, null)) - l.published),
+                              (select min(seq) from tidings.held h where h.lane = l.lane)))';
+    begin
+      execute check_leaf into waits;
+      continue when waits;
+      execute 'lock table only ' || leaf || ' in access exclusive mode';
+      execute check_leaf into waits;
+      continue when waits;
+      execute 'truncate only ' || leaf;
+      dropped := dropped + 1;
+    exception when lock_not_available then
+      null;
+    end;
+  end loop;
+  return dropped;
+end $$;

@@ -1,17 +1,19 @@
 //! The outbox in PostgreSQL 14 or later.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgListener, PgPoolOptions, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgExecutor, PgPool, Postgres, Row as _};
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::failure::{failed, failed_in_transaction};
 use super::{
-    Command, Head, HeldRow, Hole, Lease, Leases, Limits, Outbox, Page, Parked, Progress, Row, Settled, StoredRow,
-    envelope, migration, multirange, seconds_of, time_of,
+    Command, Head, HeldRow, Hole, Lease, Leases, Limits, Outbox, Page, Parked, Progress, RETENTION, Row, Settled,
+    StoredRow, envelope, migration, multirange, seconds_of, time_of,
 };
 use crate::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
@@ -19,7 +21,7 @@ use crate::tx::{Inner, Tx};
 
 /// The outbox in the schema `tidings` of a PostgreSQL database.
 ///
-/// It has connections of its own, up to ten, opened when needed: an emit that falls back to the outbox while the
+/// It has connections of its own, up to eleven, opened when needed: an emit that falls back to the outbox while the
 /// service's pool is exhausted by open transactions would otherwise wait for the very transactions it belongs to.
 ///
 /// # Examples
@@ -36,10 +38,23 @@ pub struct PostgresOutbox {
     writer: PgPool,
     /// For the relay.
     reader: PgPool,
+    /// For the relay's wake-ups: a connection that only listens.
+    listener: PgPool,
+    listening: Arc<Mutex<Option<PgListener>>>,
+    retention: Duration,
 }
 
 /// Enough for the appends of a service whose broker is down: each takes well below a millisecond.
 const WRITER_CONNECTIONS: u32 = 8;
+
+/// The ring has eight days: one is written, and the next one must be empty before its day.
+const MAX_RETENTION: Duration = Duration::from_secs(6 * 86_400);
+
+/// Where wake-ups are told.
+const CHANNEL: &str = "tidings";
+
+/// How long to wait before a connection to listen on is tried again. Without it the relay polls.
+const LISTEN_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// One reads pages, one writes progress and leases.
 const READER_CONNECTIONS: u32 = 2;
@@ -202,10 +217,22 @@ impl PostgresOutbox {
     pub fn with_options(options: PgConnectOptions) -> Self {
         let pool = |connections| PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
         Self {
+            listener: pool(1).connect_lazy_with(options.clone()),
+            listening: Arc::default(),
+            retention: RETENTION,
             // The ping before each use would double the round trips of an append; a broken connection shows soon enough.
             writer: pool(WRITER_CONNECTIONS).test_before_acquire(false).connect_lazy_with(options.clone()),
             reader: pool(READER_CONNECTIONS).connect_lazy_with(options.options(READER_SETTINGS)),
         }
+    }
+
+    /// Sets how long events are kept after they are delivered: so long they can be replayed. Defaults to three days.
+    ///
+    /// Storage is dropped by the day. The log is a ring of eight days: of longer times than six days the rest is not kept.
+    #[must_use]
+    pub fn with_retention(mut self, retention: Duration) -> Self {
+        self.retention = retention.min(MAX_RETENTION);
+        self
     }
 
     /// Creates or updates the outbox's tables, in the schema `tidings`. Safe to call from several services at once.
@@ -385,6 +412,48 @@ impl Outbox for PostgresOutbox {
         })
     }
 
+    fn retain(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            let statement = sqlx::query("select tidings.drop_delivered($1 * interval '1 second')");
+            let dropped = fetch(&self.reader, statement.bind(self.retention.as_secs_f64())).await;
+            dropped.map(drop).map_err(failed("dropping what is delivered"))
+        })
+    }
+
+    fn wake(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            let woken = fetch(&self.writer, sqlx::query("select pg_notify($1, '')").bind(CHANNEL)).await;
+            woken.map(drop).map_err(failed("waking the relays"))
+        })
+    }
+
+    fn woken(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let mut listening = self.listening.lock().await;
+            loop {
+                let woken = async {
+                    let listener = match &mut *listening {
+                        Some(listener) => listener,
+                        None => {
+                            let mut listener = PgListener::connect_with(&self.listener).await?;
+                            listener.listen(CHANNEL).await?;
+                            listening.insert(listener)
+                        }
+                    };
+                    listener.recv().await
+                };
+                match woken.await {
+                    Ok(_) => return,
+                    Err(error) => {
+                        tracing::debug!(%error, "no wake-ups from other processes; the relay polls");
+                        *listening = None;
+                        tokio::time::sleep(LISTEN_AGAIN_AFTER).await;
+                    }
+                }
+            }
+        })
+    }
+
     fn writers(&self) -> BoxFuture<'_, Result<Option<Vec<String>>>> {
         Box::pin(async {
             let rows = fetch(&self.reader, sqlx::query(WRITERS)).await;
@@ -414,11 +483,12 @@ impl Outbox for PostgresOutbox {
 
 /// The statement that writes progress down.
 fn settle(progress: &[Progress]) -> Query<'_, Postgres, PgArguments> {
+    type Rows = fn(&Progress) -> &[(Bytes, i64)];
     let mut statement = sqlx::query(SETTLE)
         .bind(progress.iter().map(|p| lane_number(p.lane)).collect::<Vec<_>>())
         .bind(progress.iter().map(|p| p.epoch).collect::<Vec<_>>())
         .bind(progress.iter().map(|p| multirange::to_text(&p.settled)).collect::<Vec<_>>());
-    let held: [fn(&Progress) -> &Vec<(Bytes, i64)>; 2] = [|p| &p.held, |p| &p.unheld];
+    let held: [Rows; 2] = [|p| &p.held, |p| &p.unheld];
     for held in held {
         let rows = || progress.iter().flat_map(|p| held(p).iter().map(|row| (lane_number(p.lane), row)));
         statement = statement

@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::failure::{failed, failed_in_transaction};
 use super::{
-    Command, Head, HeldRow, Hole, Lease, Leases, Limits, Outbox, Page, Parked, Progress, Row, Settled, StoredRow,
-    envelope, floor, migration, multirange, seconds_of, time_of,
+    Command, Head, HeldRow, Hole, Lease, Leases, Limits, Outbox, Page, Parked, Progress, RETENTION, Row, Settled,
+    StoredRow, envelope, floor, migration, multirange, seconds_of, time_of,
 };
 use crate::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
@@ -36,6 +36,7 @@ use crate::tx::{Inner, Tx};
 #[derive(Debug, Clone)]
 pub struct SqliteOutbox {
     pool: SqlitePool,
+    retention: Duration,
 }
 
 /// How long a statement waits for the other writer.
@@ -100,6 +101,14 @@ const PARK: &str = "
         first_failure_at = excluded.first_failure_at, next_attempt_at = excluded.next_attempt_at,
         command = case when tidings_parked.head = excluded.head then tidings_parked.command end";
 
+/// The last row of a lane stays: the next one is numbered after it. Some rows at a time, for the file is locked meanwhile.
+const RETAIN: &str = "
+    delete from tidings_outbox where lane = ?1 and seq in (
+      select seq from tidings_outbox
+      where lane = ?1 and seq < ?2 and seq < (select max(seq) from tidings_outbox where lane = ?1)
+        and created_at < cast(unixepoch('subsec') * 1000 as integer) - ?3
+      order by seq limit 1000)";
+
 const PAGE: &str = "
     select seq, topic, record_key, headers, payload, envelope_version from (
       select seq, topic, record_key, headers, payload, envelope_version,
@@ -127,7 +136,15 @@ impl SqliteOutbox {
                 Ok(!rolled_back && SqliteTransactionManager::get_transaction_depth(connection) == 0)
             })
         });
-        Self { pool: pool.connect_lazy_with(options) }
+        Self { pool: pool.connect_lazy_with(options), retention: RETENTION }
+    }
+
+    /// Sets how long events are kept after they are delivered: so long they can be replayed. Defaults to three days. The last
+    /// event of each lane is kept for ever.
+    #[must_use]
+    pub fn with_retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
+        self
     }
 
     /// Creates or updates the outbox's tables. Safe to call from several services at once.
@@ -359,6 +376,22 @@ impl Outbox for SqliteOutbox {
                 Ok(page)
             };
             read.await.map_err(failed("reading a page"))
+        })
+    }
+
+    fn retain(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            let keep = i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX);
+            for (lane, head) in (0u16..).zip(self.heads().await?) {
+                sqlx::query(RETAIN)
+                    .bind(lane)
+                    .bind(head.floor)
+                    .bind(keep)
+                    .execute(&self.pool)
+                    .await
+                    .map_err(failed("dropping what is delivered"))?;
+            }
+            Ok(())
         })
     }
 

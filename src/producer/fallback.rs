@@ -20,7 +20,12 @@ pub(crate) struct Fallback {
     pub(crate) spills: Spills,
     /// When the lanes were last looked up.
     looked_up: Mutex<Instant>,
+    /// When relays elsewhere were last told of rows.
+    woke: Mutex<Instant>,
 }
+
+/// A relay that was told looks again within some milliseconds for as long.
+const WAKE_EVERY: Duration = Duration::from_millis(20);
 
 /// How often a spilled lane is looked up in the outbox, in case a relay elsewhere has drained it. One small query.
 const LOOK_UP_EVERY: Duration = Duration::from_millis(100);
@@ -36,13 +41,14 @@ impl Fallback {
         let lanes = outbox.lanes().await?;
         let spills = Spills::new(lanes);
         spills.start_from(&outbox.heads().await?);
-        Ok(Self { outbox, lanes, spills, looked_up: Mutex::new(Instant::now()) })
+        Ok(Self { outbox, lanes, spills, looked_up: Mutex::new(Instant::now()), woke: Mutex::new(Instant::now()) })
     }
 
     /// Stores an event. Once this has returned, later events of the lane see that it is spilled.
     pub(crate) async fn store(&self, resolved: Resolved, reason: StoredReason) -> Result<Receipt> {
         let row = Row::new(resolved, self.lanes);
         let lane = row.lane;
+        let floor = self.spills.floor(lane);
         let numbers = within(STORE_TIMEOUT, self.outbox.append(std::slice::from_ref(&row))).await;
         let numbers = numbers.map_err(|error| error.with_event_id(row.event_id.clone()))?;
         let Some(&sequence) = numbers.first() else {
@@ -50,17 +56,39 @@ impl Fallback {
                 Error::new(ErrorKind::Storage, "the outbox gave the event no number").with_event_id(row.event_id)
             );
         };
-        self.spill(lane, sequence).map_err(|error| error.with_event_id(row.event_id.clone()))?;
+        self.spill(lane, sequence, floor).map_err(|error| error.with_event_id(row.event_id.clone()))?;
+        if !self.spills.is_relayed_here(lane) {
+            self.wake_others().await;
+        }
         Ok(Receipt { event_id: row.event_id, outcome: Outcome::Stored { lane, sequence, reason } })
     }
 
-    /// Says that an event of the lane is in the outbox, or will be.
+    /// Tells relays elsewhere that there are rows, unless they were told a moment ago: then they are looking anyway.
+    async fn wake_others(&self) {
+        let Ok(mut woke) = self.woke.try_lock() else { return };
+        if woke.elapsed() >= WAKE_EVERY {
+            *woke = Instant::now();
+            if let Err(error) = within(LOOK_UP_TIMEOUT, self.outbox.wake()).await {
+                tracing::debug!(%error, "relays elsewhere were not woken; they poll");
+            }
+        }
+    }
+
+    /// Has every relay of the outbox look for rows now.
+    pub(crate) async fn wake(&self) -> Result<()> {
+        self.spills.wake();
+        within(LOOK_UP_TIMEOUT, self.outbox.wake()).await
+    }
+
+    /// Says that an event of the lane is in the outbox, or will be. `floor` is that of the lane before it was appended.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Schema`] if the database gave it a number that it had given out before.
-    pub(crate) fn spill(&self, lane: u16, number: i64) -> Result<()> {
-        if self.spills.spill(lane, number) {
+    /// [`ErrorKind::Schema`] if the database gave it a number that it had given out before: the relay would take it for
+    /// delivered.
+    pub(crate) fn spill(&self, lane: u16, number: i64, floor: i64) -> Result<()> {
+        self.spills.spill(lane, number);
+        if number >= floor {
             return Ok(());
         }
         let message = format!(

@@ -1,6 +1,6 @@
 //! Which lanes have events in the outbox that a direct event could overtake. Pure state: no I/O, no clock.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use tokio::sync::Notify;
 
@@ -23,11 +23,13 @@ pub(crate) struct Spills {
 struct Lane {
     last: AtomicI64,
     floor: AtomicI64,
+    /// Whether a relay of this producer has the lane.
+    relayed_here: AtomicBool,
 }
 
 impl Spills {
     pub(crate) fn new(lanes: u16) -> Self {
-        let lane = || Lane { last: AtomicI64::new(0), floor: AtomicI64::new(1) };
+        let lane = || Lane { last: AtomicI64::new(0), floor: AtomicI64::new(1), relayed_here: AtomicBool::new(false) };
         Self { lanes: (0..lanes).map(|_| lane()).collect(), spilled: Notify::new(), settled: Notify::new() }
     }
 
@@ -39,19 +41,38 @@ impl Spills {
         lane.last.load(Ordering::SeqCst) >= floor
     }
 
-    /// Says that the lane has an event of this number, committed or to be. False if the number is below one that is settled:
-    /// then the database's numbers have gone back, and the relay would take the event for delivered.
-    #[must_use]
-    pub(crate) fn spill(&self, lane: u16, number: i64) -> bool {
-        let lane = &self.lanes[usize::from(lane)];
-        lane.last.fetch_max(number, Ordering::SeqCst);
+    /// Says that the lane has an event of this number, committed or to be.
+    pub(crate) fn spill(&self, lane: u16, number: i64) {
+        self.lanes[usize::from(lane)].last.fetch_max(number, Ordering::SeqCst);
         self.spilled.notify_one();
-        number >= lane.floor.load(Ordering::SeqCst)
+    }
+
+    /// All numbers of the lane below this one are known to be settled. One that is drawn later is not below it, unless the
+    /// database's numbers have gone back.
+    pub(crate) fn floor(&self, lane: u16) -> i64 {
+        self.lanes[usize::from(lane)].floor.load(Ordering::SeqCst)
     }
 
     /// The highest number of the lane that is known to be given out.
     pub(crate) fn last(&self, lane: u16) -> i64 {
         self.lanes[usize::from(lane)].last.load(Ordering::SeqCst)
+    }
+
+    /// Says which lanes a relay of this producer has.
+    pub(crate) fn relay_here(&self, has: impl Fn(u16) -> bool) {
+        for (index, lane) in (0u16..).zip(&self.lanes) {
+            lane.relayed_here.store(has(index), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a relay of this producer has the lane: the others need not be told of its rows.
+    pub(crate) fn is_relayed_here(&self, lane: u16) -> bool {
+        self.lanes[usize::from(lane)].relayed_here.load(Ordering::Relaxed)
+    }
+
+    /// Has the relay look for rows.
+    pub(crate) fn wake(&self) {
+        self.spilled.notify_one();
     }
 
     /// Says that all numbers of the lane below `floor` are settled.
@@ -95,7 +116,7 @@ mod tests {
     fn a_lane_is_spilled_until_all_that_was_given_out_is_settled() {
         let spills = Spills::new(2);
         assert!(!spills.is_spilled(0));
-        assert!(spills.spill(0, 7));
+        spills.spill(0, 7);
         spills.settle_below(0, 7);
         assert!(spills.is_spilled(0) && !spills.is_spilled(1));
         spills.settle_below(0, 8);
@@ -105,19 +126,13 @@ mod tests {
     #[test]
     fn an_older_number_or_floor_changes_nothing() {
         let spills = Spills::new(1);
-        assert!(spills.spill(0, 7) && spills.spill(0, 3));
+        spills.spill(0, 7);
+        spills.spill(0, 3);
         spills.settle_below(0, 5);
         spills.settle_below(0, 2);
         assert!(spills.is_spilled(0));
         spills.settle_below(0, 8);
         assert!(!spills.is_spilled(0));
-    }
-
-    #[test]
-    fn a_number_below_a_settled_one_is_told() {
-        let spills = Spills::new(1);
-        spills.settle_below(0, 8);
-        assert!(spills.spill(0, 8) && !spills.spill(0, 7));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sqlx::postgres::PgListener;
 use tidings::{Emitter, OutboxMode, PolicyOverride, StoredReason};
 
 use crate::support::events::{Ledger, Sequence, stored_reason};
@@ -51,4 +52,18 @@ async fn two_producers_with_a_relay_each_keep_the_order_of_their_keys() {
         }
     }
     world.verdict(&ledger).await.assert_kept();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relays_elsewhere_are_told_of_stored_events_and_woken_by_a_call() {
+    let world = world!();
+    let producer = world.producer().await;
+    let mut listener = PgListener::connect_with(&world.pool()).await.unwrap();
+    listener.listen("tidings").await.unwrap();
+    let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
+    let mut sequence = Sequence::of("tenant-1");
+    producer.emit(sequence.next().request().policy(always)).await.unwrap();
+    listener.recv().await.unwrap();
+    producer.wake().await.unwrap();
+    listener.recv().await.unwrap();
 }

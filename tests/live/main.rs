@@ -23,6 +23,7 @@ mod poison;
 mod private_kafka;
 mod proxy;
 mod relay;
+mod retention;
 #[cfg(any(feature = "tls", feature = "tls-vendored"))]
 mod security;
 mod sharing;
