@@ -27,7 +27,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use chrono::{SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -42,20 +42,25 @@ mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod store;
+mod verifier;
 
 pub use model::{
-    Actor, AuditEntry, Backlog, DeadRecord, DefinitionDepth, Depth, Fault, Finding, FullRow, LaneDepth, LogRow,
-    ParkedKey, Place, RowFilter, RowState, Undelivered, Verification,
+    Actor, AuditEntry, Backlog, DeadRecord, DefinitionDepth, Depth, Fault, Finding, FullRow, Gone, LaneDepth, LogRow,
+    ParkedKey, Place, Redriven, Replay, Replayed, RowFilter, RowState, Undelivered, Verification,
 };
+pub use verifier::Verifier;
+
 use store::{Change, Depths, Head, Scan, Scanned, Store};
 
-/// The header of a row that was replayed: the time of the replay, RFC 3339.
+/// The header of a row that was replayed: the id of the replay.
 pub const REPLAY_HEADER: &str = "tidings-replay";
 
 /// How many rows a replay reads and appends in one transaction.
 const REPLAY_ROWS: u32 = 500;
 /// The same in bytes of headers and payloads.
 const REPLAY_BYTES: i64 = 8 << 20;
+/// How many rows are read at a time without headers and payloads.
+const LIGHT_ROWS: u32 = 5_000;
 
 /// What an operator does to an outbox.
 ///
@@ -142,9 +147,13 @@ impl Admin {
         let detail = json!({ "lane": head.lane, "key": head.key, "head": head.number });
         let change = Change { actor, action: command.as_str(), detail: detail.to_string() };
         self.store.command(head, command, change).await?.map_err(|first| {
-            let now = first.map_or("it has none any more".to_owned(), |first| format!("now it is {first}"));
+            let now = match first {
+                None => "it has none any more".to_owned(),
+                Some(first) if first == head.number => "it is on its way now".to_owned(),
+                Some(first) => format!("now it is {first}"),
+            };
             let Head { lane, key, number } = head;
-            let message = format!("{number} is not the first held event of the key `{key}` of lane {lane}; {now}");
+            let message = format!("{number} is not the event that the key `{key}` of lane {lane} is parked for: {now}");
             Error::new(ErrorKind::MovedOn, message)
         })
     }
@@ -215,83 +224,236 @@ impl Admin {
         self.store.scan(scan).await?.pop().map(full).transpose()
     }
 
-    /// Appends the rows that the filter lets through once more, for their own topic or this one: the same event ids, keys and
-    /// payloads, the same headers, and [`REPLAY_HEADER`] behind them. Yields how many.
+    /// Appends rows of the log once more: the same event ids, keys and payloads, the same headers, and [`REPLAY_HEADER`]
+    /// behind them. A relay sends them like any others.
     ///
-    /// It covers what was in the log when it began, but for what still waits or is held, which comes anyway, and rows that are
-    /// replays themselves. Rows go in order of lane and number, 500 in a transaction: each key keeps its order. What its
-    /// limits allow is not checked again: a row that has become too large by the header parks its key.
+    /// It covers the rows that were there when it began, and not the events that went to their topic directly: those never
+    /// were in the log. For its own topic, a row that waits or is held is left out: it comes anyway. Rows that are replays
+    /// themselves are left out unless [asked for](Replay::with_replays). Rows go in order of lane and number, 500 in a
+    /// transaction: each key keeps its order. What its limits allow is not checked again: a row that has become too large by
+    /// the header parks its key.
+    ///
+    /// Asked for again with the same id, it goes on behind the last page that was appended; one that has ended does nothing.
+    /// Rows that were dropped since they were delivered can't be replayed; [`Replayed::gone`] says where that may be so.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidRequest`] if the topic is not one, [`ErrorKind::Schema`] if a row can't be read,
-    /// [`ErrorKind::Storage`] if the database fails. Pages before that are appended, as [`audit`](Self::audit) says.
+    /// [`ErrorKind::InvalidRequest`] if the topic is not one, or a replay of this id was begun with another filter or topic;
+    /// [`ErrorKind::Schema`] if a row can't be read; [`ErrorKind::StorageRejected`] if somebody else runs it at the same time;
+    /// [`ErrorKind::Storage`] if the database fails. Pages before that are appended; ask again to go on.
     ///
     /// # Cancel safety
     ///
-    /// As with an error: pages that were written stay.
-    pub async fn replay(&self, filter: &RowFilter, topic: Option<&str>, actor: &Actor) -> Result<u64> {
-        if let Some(topic) = topic {
+    /// As with an error: pages that were appended stay.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tidings::admin::{Actor, Admin, Replay, RowFilter};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> tidings::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let outbox = tidings::SqliteOutbox::open(folder.path().join("shop.sqlite"));
+    /// # outbox.migrate().await?;
+    /// let since = chrono::Utc::now() - chrono::TimeDelta::hours(2);
+    /// let replay = Replay::new("INC-1236", RowFilter::default().with_from(since).with_definition("order.created"))?;
+    /// let done = Admin::of(&outbox).replay(&replay, &Actor::new("ana", "INC-1236: billing lost two hours")?).await?;
+    /// println!("{} events again; not all was there: {:?}", done.events, done.gone);
+    /// # Ok(()) }
+    /// ```
+    pub async fn replay(&self, replay: &Replay, actor: &Actor) -> Result<Replayed> {
+        if let Some(topic) = &replay.topic {
             check_topic(topic)?;
         }
-        let (heads, time) = (self.store.heads().await?, Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true));
-        let lanes = u16::try_from(heads.len()).unwrap_or(u16::MAX);
-        let mut replayed = 0;
-        for lane in lanes_of(filter, lanes) {
-            let (mut low, high) = (1, heads[usize::from(lane)].last);
-            while low <= high {
-                let scan = Scan { lane, low, high, filter, rows: REPLAY_ROWS, bytes: REPLAY_BYTES, whole: true };
-                let page = self.store.scan(scan).await?;
-                let (Some(first), Some(last)) = (page.first(), page.last()) else { break };
-                let (from, to) = (first.row.sequence, last.row.sequence);
-                low = to + 1;
-                let settled = page.into_iter().filter(|scanned| scanned.row.state == RowState::Settled);
-                let rows = settled.map(|scanned| again(full(scanned)?, topic, &time, lanes));
-                let rows: Vec<_> = rows.filter_map(Result::transpose).collect::<Result<_>>()?;
-                if rows.is_empty() {
-                    continue;
-                }
-                let detail = json!({
-                    "filter": filter.detail(), "topic": topic, "time": time, "lane": lane, "from": from, "to": to,
-                    "rows": rows.len(),
-                });
-                let change = Change { actor, action: "replay", detail: detail.to_string() };
-                self.store.append_audited(&rows, change).await?;
-                replayed += u64::try_from(rows.len()).unwrap_or_default();
+        let (lasts, mut lane, mut after) = self.begin_replay(replay, actor).await?;
+        let lanes = u16::try_from(lasts.len()).unwrap_or(u16::MAX);
+        let of_filter = lanes_of(&replay.filter, lanes);
+        let mut replayed = Replayed::default();
+        let written_down = |detail: serde_json::Value, action| Change { actor, action, detail: detail.to_string() };
+        while lane < of_filter.end.min(lanes) {
+            let scan = Scan {
+                lane,
+                low: after + 1,
+                high: lasts[usize::from(lane)],
+                filter: &replay.filter,
+                rows: REPLAY_ROWS,
+                bytes: REPLAY_BYTES,
+                whole: true,
+            };
+            let page = self.store.scan(scan).await?;
+            let Some(to) = page.last().map(|scanned| scanned.row.sequence) else {
+                // What was dropped meanwhile counts as well.
+                replayed.gone.extend(self.gone(lane, lasts[usize::from(lane)], &replay.filter).await?);
+                (lane, after) = (lane + 1, 0);
+                continue;
+            };
+            let rows = page.into_iter().map(|scanned| again(full(scanned)?, replay, lanes));
+            let rows: Vec<_> = rows.filter_map(Result::transpose).collect::<Result<_>>()?;
+            if !rows.is_empty() {
+                let detail = json!({ "replay": replay.id, "lane": lane, "after": after, "to": to, "rows": rows.len() });
+                self.store.append_audited(&rows, written_down(detail, "replay_page")).await?;
+                replayed.events += u64::try_from(rows.len()).unwrap_or_default();
+                // Relays elsewhere find them without it, a little later.
+                let _ = self.store.wake().await;
             }
+            after = to;
+        }
+        if lane < u16::MAX {
+            let detail = json!({ "replay": replay.id, "lane": u16::MAX, "to": 0 });
+            self.store.append_audited(&[], written_down(detail, "replay_end")).await?;
         }
         Ok(replayed)
     }
 
+    /// The last number of each lane when the replay began, and the lane and number behind which it goes on.
+    async fn begin_replay(&self, replay: &Replay, actor: &Actor) -> Result<(Vec<i64>, u16, i64)> {
+        let mut detail = replay.detail();
+        let Some((first, last)) = self.store.replay(&replay.id).await? else {
+            let lasts: Vec<_> = self.store.heads().await?.into_iter().map(|head| head.last).collect();
+            detail["lasts"] = json!(lasts);
+            let change = Change { actor, action: "replay", detail: detail.to_string() };
+            self.store.append_audited(&[], change).await?;
+            let lanes = u16::try_from(lasts.len()).unwrap_or(u16::MAX);
+            return Ok((lasts, lanes_of(&replay.filter, lanes).start, 0));
+        };
+        let unreadable =
+            |source| Error::new(ErrorKind::Schema, "what was written down of the replay").with_source(source);
+        let first: serde_json::Value = serde_json::from_str(&first).map_err(unreadable)?;
+        let last: serde_json::Value = serde_json::from_str(&last).map_err(unreadable)?;
+        detail["lasts"] = first["lasts"].clone();
+        if detail != first {
+            let message = format!("the replay `{}` was begun as {first}: it can't go on as another", replay.id);
+            return Err(Error::new(ErrorKind::InvalidRequest, message));
+        }
+        let lasts: Vec<i64> = serde_json::from_value(detail["lasts"].take()).map_err(unreadable)?;
+        let lanes = u16::try_from(lasts.len()).unwrap_or(u16::MAX);
+        let lane = last["lane"].as_u64().and_then(|lane| u16::try_from(lane).ok());
+        let place = lane.map(|lane| (lane, last["to"].as_i64().unwrap_or_default()));
+        let (lane, after) = place.unwrap_or((lanes_of(&replay.filter, lanes).start, 0));
+        Ok((lasts, lane, after))
+    }
+
+    /// Whether rows that a filter may have let through are not there any more.
+    async fn gone(&self, lane: u16, last: i64, filter: &RowFilter) -> Result<Option<Gone>> {
+        let all = &RowFilter::default();
+        let scan = Scan { lane, low: 1, high: i64::MAX, filter: all, rows: 1, bytes: i64::MAX, whole: false };
+        let first = self.store.scan(scan).await?.pop().map(|scanned| scanned.row);
+        let (below, oldest) = first.map_or((last + 1, None), |row| (row.sequence, Some(row.created_at)));
+        let reaches = oldest.zip(filter.from).is_some_and(|(oldest, from)| oldest < from);
+        Ok((below > 1 && !reaches).then_some(Gone { lane, below, oldest }))
+    }
+
     /// Compares the log with what is written down of its progress, as of one moment. What is settled is not read: that a
-    /// settled event is on its topic, once and in order, only the topic can tell.
+    /// settled event is on its topic, once and in order, only the topic can tell ([`verifier`](Self::verifier)).
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Storage`] if the database fails.
     pub async fn verify(&self) -> Result<Verification> {
-        Ok(Verification { findings: self.store.verify().await? })
+        self.store.verify().await
     }
 
-    /// Appends dead letters for the topics that they were meant for, in this order, without the headers of the dead letter;
-    /// all of them or none. Yields how many.
-    ///
-    /// What of its key was delivered meanwhile has overtaken an event that was dead: it comes behind.
+    /// Reads which rows that the filter lets through are settled, to be held against what is on their topics. The topics
+    /// have to be read after this, each from before the oldest of those rows to its end. It reads the log page by page, and
+    /// keeps the ids and keys of the rows in memory, some 300 bytes each.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidEvent`] if one is no dead letter, or not whole since its payload had to be left out, or its key is
-    /// empty or not text; [`ErrorKind::Storage`] if the database fails.
-    pub async fn redrive(&self, letters: &[DeadRecord], actor: &Actor) -> Result<u64> {
-        if letters.is_empty() {
-            return Ok(0);
+    /// [`ErrorKind::Storage`] if the database fails.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tidings::admin::{Admin, Fault, RowFilter};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> tidings::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let outbox = tidings::SqliteOutbox::open(folder.path().join("shop.sqlite"));
+    /// # outbox.migrate().await?;
+    /// # let records: [(&str, i32, &str); 0] = [];
+    /// let mut verifier = Admin::of(&outbox).verifier(&RowFilter::default()).await?;
+    /// for (topic, partition, event_id) in records {
+    ///     verifier.see(topic, partition, event_id);
+    /// }
+    /// assert!(verifier.finish().finding(Fault::Lost).is_none());
+    /// # Ok(()) }
+    /// ```
+    pub async fn verifier(&self, filter: &RowFilter) -> Result<Verifier> {
+        let mut verifier = Verifier::default();
+        for lane in lanes_of(filter, self.store.lanes().await?) {
+            let mut low = 1;
+            loop {
+                let (rows, bytes) = (LIGHT_ROWS, i64::MAX);
+                let scan = Scan { lane, low, high: i64::MAX, filter, rows, bytes, whole: false };
+                let page = self.store.scan(scan).await?;
+                let Some(last) = page.last() else { break };
+                low = last.row.sequence + 1;
+                let settled = page.into_iter().map(|scanned| scanned.row).filter(|row| row.state == RowState::Settled);
+                settled.for_each(|row| verifier.expect(row));
+            }
         }
+        Ok(verifier)
+    }
+
+    /// Appends dead letters for the topics that they were meant for, in this order, without the headers of the dead letter, in
+    /// one transaction: pass some hundreds at a time. Those that can't be appended are left out, and named.
+    ///
+    /// What of its key was delivered meanwhile has overtaken an event that was dead: it comes behind. A letter that is
+    /// redriven twice is on its topic twice, with one `ce_id`; nothing is remembered but what is [written down](Self::audit).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`] if the database fails. Of a letter that is left out: [`ErrorKind::InvalidEvent`] if it is no
+    /// dead letter, or not whole since its payload had to be left out, or its key is empty or not text.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tidings::admin::{Actor, Admin, DeadRecord};
+    /// use tidings::wire::Headers;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> tidings::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let outbox = tidings::SqliteOutbox::open(folder.path().join("shop.sqlite"));
+    /// # outbox.migrate().await?;
+    /// let mut headers = Headers::default(); // of a record of `shop.order.changed.dlq`
+    /// for (name, value) in [
+    ///     ("ce_specversion", "1.0"),
+    ///     ("ce_id", "0197c2de-0000-7000-8000-000000000001"),
+    ///     ("ce_source", "//shop/orders"),
+    ///     ("ce_type", "order.changed"),
+    ///     ("x-tidings-dlq-source-topic", "shop.order.changed"),
+    ///     ("x-tidings-dlq-error-class", "too_large"),
+    ///     ("x-tidings-dlq-error-message", "larger than the topic takes"),
+    ///     ("x-tidings-dlq-retry-count", "2"),
+    ///     ("x-tidings-dlq-first-failure-at", "2026-03-01T08:20:30Z"),
+    ///     ("x-tidings-dlq-producer-id", "018f6b1e-7c1a-7f00-8000-000000000001"),
+    /// ] {
+    ///     headers.push(name, value.as_bytes());
+    /// }
+    /// let letters = [DeadRecord::new("tenant-1", headers, Some("{}".into())).with_definition("order.changed")];
+    /// let redriven = Admin::of(&outbox).redrive(&letters, &Actor::new("ana", "INC-1237: it takes 2 MB now")?).await?;
+    /// assert_eq!((redriven.events, redriven.refused.len()), (1, 0));
+    /// # Ok(()) }
+    /// ```
+    pub async fn redrive(&self, letters: &[DeadRecord], actor: &Actor) -> Result<Redriven> {
         let lanes = self.store.lanes().await?;
-        let rows: Vec<_> = letters.iter().map(|letter| revive(letter, lanes)).collect::<Result<_>>()?;
-        let ids: Vec<_> = rows.iter().map(|row| row.event_id.to_string()).collect();
-        let detail = json!({ "rows": rows.len(), "ids": ids });
-        self.store.append_audited(&rows, Change { actor, action: "redrive", detail: detail.to_string() }).await?;
-        Ok(u64::try_from(rows.len()).unwrap_or_default())
+        let (mut rows, mut redriven) = (Vec::new(), Redriven::default());
+        for (index, letter) in letters.iter().enumerate() {
+            match revive(letter, lanes) {
+                Ok(row) => rows.push(row),
+                Err(error) => redriven.refused.push((index, error)),
+            }
+        }
+        if !rows.is_empty() {
+            let ids: Vec<_> = rows.iter().map(|row| row.event_id.to_string()).collect();
+            let detail = json!({ "rows": rows.len(), "ids": ids });
+            self.store.append_audited(&rows, Change { actor, action: "redrive", detail: detail.to_string() }).await?;
+            // Relays elsewhere find them without it, a little later.
+            let _ = self.store.wake().await;
+        }
+        redriven.events = u64::try_from(rows.len()).unwrap_or_default();
+        Ok(redriven)
     }
 
     /// What operators have changed, the last change first, up to `limit`, before the one of this id.
@@ -312,13 +474,14 @@ impl<'a> Change<'a> {
     }
 }
 
-impl RowFilter {
+impl Replay {
     /// What is written down of it.
     fn detail(&self) -> serde_json::Value {
-        let time = |time: Option<chrono::DateTime<Utc>>| time.map(|time| time.to_rfc3339());
+        let RowFilter { from, until, key, id, definition } = &self.filter;
+        let time = |time: &Option<DateTime<Utc>>| time.map(|time| time.to_rfc3339());
         json!({
-            "from": time(self.from), "until": time(self.until), "key": self.key, "id": self.id,
-            "definition": self.definition,
+            "replay": self.id, "topic": self.topic, "replays": self.replays, "from": time(from), "until": time(until),
+            "key": key, "id": id, "definition": definition,
         })
     }
 }
@@ -363,18 +526,23 @@ fn full(scanned: Scanned) -> Result<FullRow> {
     Ok(FullRow { row, record })
 }
 
-/// A row that is appended once more, unless it is a replay itself.
-fn again(FullRow { row, record }: FullRow, topic: Option<&str>, time: &str, lanes: u16) -> Result<Option<Row>> {
-    if record.headers.get(REPLAY_HEADER).is_some() {
+/// The row that is appended for this one, if one is.
+fn again(FullRow { row, record }: FullRow, replay: &Replay, lanes: u16) -> Result<Option<Row>> {
+    let topic = replay.topic.as_deref().unwrap_or(&record.topic);
+    let comes_anyway = row.state != RowState::Settled && *topic == *record.topic;
+    if comes_anyway || (!replay.replays && record.headers.get(REPLAY_HEADER).is_some()) {
         return Ok(None);
     }
-    let mut headers = record.headers.with_room(8 + REPLAY_HEADER.len() + time.len());
-    headers.push(REPLAY_HEADER, time.as_bytes());
+    let mut headers = Headers::default();
+    for (name, value) in record.headers.iter().filter(|(name, _)| *name != REPLAY_HEADER) {
+        headers.push(name, value);
+    }
+    headers.push(REPLAY_HEADER, replay.id.as_bytes());
     Ok(Some(Row {
         lane: lane::of_key(&record.key, lanes),
         event_id: row.event_id.parse()?,
         definition_key: row.definition_key.into(),
-        record: Record { topic: topic.map_or(record.topic, Into::into), headers, ..record },
+        record: Record { topic: topic.into(), headers, ..record },
     }))
 }
 

@@ -64,9 +64,13 @@ create table tidings.audit (
   at     timestamptz not null default clock_timestamp(),
   who    text  not null check (who <> ''),
   why    text  not null check (why <> ''),
-  action text  not null, -- resume, skip, dead_letter, pause_lanes, resume_lanes, replay or redrive
+  action text  not null, -- resume, skip, dead_letter, pause_lanes, resume_lanes, redrive, replay, replay_page or replay_end
   detail jsonb not null
 );
+-- A page of a replay is appended once, whoever asks for it.
+create unique index on tidings.audit (
+  (detail ->> 'replay'), coalesce(detail ->> 'lane', ''), coalesce(detail ->> 'after', '')
+) where detail ->> 'replay' is not null;
 
 do $$ begin
   for i in 0..7 loop

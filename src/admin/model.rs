@@ -10,6 +10,9 @@ use crate::outbox::Command;
 use crate::transport::Record;
 use crate::wire::{DEAD_LETTER_PREFIX, Headers};
 
+/// How many places of a fault are named.
+pub(super) const NAMED_PLACES: usize = 10;
+
 /// Who changes something, and why. It is written down with the change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor {
@@ -244,6 +247,13 @@ pub enum Fault {
     /// Lanes in which the next number is one that is settled already: nothing of the lane is relayed until its sequence is set
     /// to the number that is named here, or above.
     SequenceBehind,
+    /// Rows that are settled, and whose event was not seen on its topic: skipped, dead letters that were not shown, dropped by
+    /// the topic's own retention, or lost.
+    Lost,
+    /// Events that were seen more often than the log has rows of them. That is allowed, after a crash or a timeout.
+    Double,
+    /// Events that were first seen behind a later one of their key. So are those that were redriven.
+    OutOfOrder,
 }
 
 /// A place where something is wrong.
@@ -279,6 +289,16 @@ pub struct Verification {
 }
 
 impl Verification {
+    /// That this fault was found in these places, if there are any.
+    pub(super) fn add(&mut self, fault: Fault, mut places: Vec<Place>) {
+        if !places.is_empty() {
+            places.sort_unstable_by_key(|place| (place.lane, place.sequence));
+            let count = places.len() as u64;
+            places.truncate(NAMED_PLACES);
+            self.findings.push(Finding { fault, count, first: places });
+        }
+    }
+
     /// Whether nothing was found.
     #[must_use]
     pub fn is_sound(&self) -> bool {
@@ -290,6 +310,81 @@ impl Verification {
     pub fn finding(&self, fault: Fault) -> Option<&Finding> {
         self.findings.iter().find(|finding| finding.fault == fault)
     }
+}
+
+/// What is appended once more, and for which topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replay {
+    pub(super) id: String,
+    pub(super) filter: RowFilter,
+    pub(super) topic: Option<String>,
+    pub(super) replays: bool,
+}
+
+impl Replay {
+    /// A replay of the rows that the filter lets through. The id is what it is known by: the copies carry it, and a replay
+    /// that did not come to its end goes on when it is asked for again.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidRequest`] if the id is empty, longer than 100 bytes, or has other characters than letters, digits,
+    /// `-`, `_` and `.`.
+    pub fn new(id: impl Into<String>, filter: RowFilter) -> Result<Self> {
+        let id = id.into();
+        let fits = |c: u8| c.is_ascii_alphanumeric() || b"-_.".contains(&c);
+        if !(1..=100).contains(&id.len()) || !id.bytes().all(fits) {
+            let message = format!("`{id}` is no id of a replay: it wants 1 to 100 letters, digits, `-`, `_` or `.`");
+            return Err(Error::new(ErrorKind::InvalidRequest, message));
+        }
+        Ok(Self { id, filter, topic: None, replays: false })
+    }
+
+    /// Sends the copies to this topic. Defaults to the topic of each row.
+    #[must_use]
+    pub fn with_topic(mut self, topic: impl Into<String>) -> Self {
+        self.topic = Some(topic.into());
+        self
+    }
+
+    /// Whether rows that are replays themselves are replayed too. Defaults to false: their originals are in the log, or the
+    /// event would be sent twice.
+    #[must_use]
+    pub fn with_replays(mut self, replays: bool) -> Self {
+        self.replays = replays;
+        self
+    }
+}
+
+/// What a replay has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Replayed {
+    /// How many rows were appended, by this call.
+    pub events: u64,
+    /// Where the log does not go back as far as was asked for. What was there is not replayed.
+    pub gone: Vec<Gone>,
+}
+
+/// The beginning of a lane that is not in the log any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Gone {
+    /// The lane.
+    pub lane: u16,
+    /// No row of the lane is below this number.
+    pub below: i64,
+    /// When the row of this number was appended. None, if the lane is empty.
+    pub oldest: Option<DateTime<Utc>>,
+}
+
+/// What became of dead letters.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Redriven {
+    /// How many were appended.
+    pub events: u64,
+    /// Those that can't be, by their place in the list, and why.
+    pub refused: Vec<(usize, Error)>,
 }
 
 /// A record of a dead-letter topic, as it was read.

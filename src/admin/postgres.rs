@@ -3,8 +3,8 @@
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Postgres, Row as _, Transaction};
 
-use super::model::{Actor, AuditEntry, Fault, Finding, LogRow, ParkedKey, Place, RowState};
-use super::store::{Change, DepthPart, Depths, Head, NAMED_PLACES, Scan, Scanned, Store, age, count, time_of_micros};
+use super::model::{Actor, AuditEntry, Fault, Finding, LogRow, NAMED_PLACES, ParkedKey, Place, RowState, Verification};
+use super::store::{Change, DepthPart, Depths, Head, Scan, Scanned, Store, age, count, time_of_micros};
 use crate::BoxFuture;
 use crate::error::{ErrorKind, Result};
 use crate::outbox::failure::failed;
@@ -66,6 +66,12 @@ const SCAN: &str = "
         order by seq limit $10) o
       join tidings.lane l on l.lane = o.lane) r
     where before < $11 order by seq";
+
+const REPLAY: &str = "
+    select detail::text from tidings.audit where id in (
+      select min(id) from tidings.audit where detail ->> 'replay' = $1
+      union all
+      select max(id) from tidings.audit where detail ->> 'replay' = $1) order by id";
 
 /// Each yields lane, number and key of the places where something is wrong.
 const FAULTS: [(Fault, &str); 6] = [
@@ -253,11 +259,11 @@ impl Store for PostgresOutbox {
         })
     }
 
-    fn verify(&self) -> BoxFuture<'_, Result<Vec<Finding>>> {
+    fn verify(&self) -> BoxFuture<'_, Result<Verification>> {
         Box::pin(async {
             let read = async {
                 let mut tx = self.look().await?;
-                let mut findings = Vec::new();
+                let mut found = Verification::default();
                 for (fault, places) in FAULTS {
                     let select = format!(
                         "select *, count(*) over () as total from ({places}) as place
@@ -266,12 +272,19 @@ impl Store for PostgresOutbox {
                     let rows = sqlx::query(&select).fetch_all(&mut *tx).await?;
                     if let Some(row) = rows.first() {
                         let first = rows.iter().map(place).collect::<sqlx::Result<_>>()?;
-                        findings.push(Finding { fault, count: count(row.try_get("total")?), first });
+                        found.findings.push(Finding { fault, count: count(row.try_get("total")?), first });
                     }
                 }
-                Ok(findings)
+                Ok(found)
             };
             read.await.map_err(failed("verifying the log"))
+        })
+    }
+
+    fn replay<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<(String, String)>>> {
+        Box::pin(async move {
+            let rows = sqlx::query_scalar(REPLAY).bind(id).fetch_all(self.pool()).await;
+            rows.map(super::store::first_and_last).map_err(failed("reading how far a replay is"))
         })
     }
 

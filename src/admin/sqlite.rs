@@ -4,8 +4,8 @@ use rangemap::RangeSet;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, Sqlite, SqliteConnection, Transaction};
 
-use super::model::{Actor, AuditEntry, Fault, Finding, LogRow, ParkedKey, Place, RowState};
-use super::store::{Change, DepthPart, Depths, Head, NAMED_PLACES, Scan, Scanned, Store, age, count, time_of_millis};
+use super::model::{Actor, AuditEntry, Fault, LogRow, ParkedKey, Place, RowState, Verification};
+use super::store::{Change, DepthPart, Depths, Head, Scan, Scanned, Store, age, count, time_of_millis};
 use crate::BoxFuture;
 use crate::error::{ErrorKind, Result};
 use crate::outbox::failure::failed;
@@ -57,6 +57,14 @@ const SCAN: &str = "
           and (?9 is null or definition_key = ?9)
         order by seq limit ?10) o)
     where before < ?11 order by seq";
+
+const REPLAY: &str = "
+    select detail from tidings_audit where id in (
+      select min(id) from tidings_audit where detail ->> 'replay' = ?1
+      union all
+      select max(id) from tidings_audit where detail ->> 'replay' = ?1) order by id";
+
+const PASSED: &str = "select lane, seq, record_key from tidings_outbox where lane = ? and seq >= ? and seq < ?";
 
 /// Each yields lane, number and key of the places where something is wrong.
 const FAULTS: [(Fault, &str); 3] = [
@@ -252,43 +260,42 @@ impl Store for SqliteOutbox {
         })
     }
 
-    fn verify(&self) -> BoxFuture<'_, Result<Vec<Finding>>> {
+    fn verify(&self) -> BoxFuture<'_, Result<Verification>> {
         Box::pin(async {
             let read = async {
                 let mut tx = self.pool().begin().await?;
                 let lanes = lanes(&mut tx).await?;
-                let mut findings = Findings::default();
+                let (mut found, mut passed) = (Verification::default(), Vec::new());
                 for lane in &lanes {
                     for hole in lane.published.gaps(&(1..lane.highest().max(1))) {
-                        let passed = "select lane, seq, record_key from tidings_outbox
-                                      where lane = ? and seq >= ? and seq < ? order by seq";
-                        let statement = sqlx::query(passed).bind(lane.lane).bind(hole.start).bind(hole.end);
-                        for row in statement.fetch_all(&mut *tx).await? {
-                            findings.add(Fault::Passed, place(&row)?);
-                        }
+                        let statement = sqlx::query(PASSED).bind(lane.lane).bind(hole.start).bind(hole.end);
+                        passed.extend(places(&statement.fetch_all(&mut *tx).await?)?);
                     }
                 }
-                for (fault, places) in FAULTS {
-                    let places = sqlx::query(&format!("{places} order by 1, 2")).fetch_all(&mut *tx).await?;
-                    for row in places {
-                        findings.add(fault, place(&row)?);
-                    }
+                found.add(Fault::Passed, passed);
+                for (fault, select) in FAULTS {
+                    found.add(fault, places(&sqlx::query(select).fetch_all(&mut *tx).await?)?);
                 }
-                let held = sqlx::query("select lane, seq, record_key from tidings_held order by lane, seq");
-                for row in held.fetch_all(&mut *tx).await? {
-                    let place = place(&row)?;
-                    let lane = lanes.iter().find(|lane| lane.lane == place.lane);
-                    if !lane.is_some_and(|lane| lane.published.contains(&place.sequence)) {
-                        findings.add(Fault::HeldWithoutSettled, place);
-                    }
-                }
-                for lane in lanes.iter().filter(|lane| lane.last < lane.highest()) {
-                    let place = Place { lane: lane.lane, sequence: lane.highest(), key: None };
-                    findings.add(Fault::SequenceBehind, place);
-                }
-                Ok(findings.0)
+                let held = sqlx::query("select lane, seq, record_key from tidings_held").fetch_all(&mut *tx).await?;
+                let mut unsettled = places(&held)?;
+                unsettled.retain(|place| {
+                    let mut lanes = lanes.iter().filter(|lane| lane.lane == place.lane);
+                    !lanes.any(|lane| lane.published.contains(&place.sequence))
+                });
+                found.add(Fault::HeldWithoutSettled, unsettled);
+                let behind = lanes.iter().filter(|lane| lane.last < lane.highest());
+                let behind = behind.map(|lane| Place { lane: lane.lane, sequence: lane.highest(), key: None });
+                found.add(Fault::SequenceBehind, behind.collect());
+                Ok(found)
             };
             read.await.map_err(failed("verifying the log"))
+        })
+    }
+
+    fn replay<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<(String, String)>>> {
+        Box::pin(async move {
+            let rows = sqlx::query_scalar(REPLAY).bind(id).fetch_all(self.pool()).await;
+            rows.map(super::store::first_and_last).map_err(failed("reading how far a replay is"))
         })
     }
 
@@ -299,24 +306,6 @@ impl Store for SqliteOutbox {
             let rows = sqlx::query(select).bind(before).bind(limit).fetch_all(self.pool()).await;
             rows.and_then(|rows| rows.iter().map(audit_entry).collect()).map_err(failed("reading what was changed"))
         })
-    }
-}
-
-/// What was found, fault by fault.
-#[derive(Default)]
-struct Findings(Vec<Finding>);
-
-impl Findings {
-    fn add(&mut self, fault: Fault, place: Place) {
-        let index = self.0.iter().position(|finding| finding.fault == fault).unwrap_or_else(|| {
-            self.0.push(Finding { fault, count: 0, first: Vec::new() });
-            self.0.len() - 1
-        });
-        let finding = &mut self.0[index];
-        finding.count += 1;
-        if finding.count <= u64::from(NAMED_PLACES) {
-            finding.first.push(place);
-        }
     }
 }
 
@@ -372,8 +361,11 @@ fn scanned(row: &SqliteRow, published: &RangeSet<i64>) -> sqlx::Result<Scanned> 
     })
 }
 
-fn place(row: &SqliteRow) -> sqlx::Result<Place> {
-    Ok(Place { lane: row.try_get("lane")?, sequence: row.try_get("seq")?, key: row.try_get("record_key")? })
+fn places(rows: &[SqliteRow]) -> sqlx::Result<Vec<Place>> {
+    let place = |row: &SqliteRow| {
+        Ok(Place { lane: row.try_get("lane")?, sequence: row.try_get("seq")?, key: row.try_get("record_key")? })
+    };
+    rows.iter().map(place).collect()
 }
 
 fn audit_entry(row: &SqliteRow) -> sqlx::Result<AuditEntry> {

@@ -4,13 +4,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::model::{Actor, AuditEntry, Finding, LogRow, ParkedKey, RowFilter};
+use super::model::{Actor, AuditEntry, LogRow, ParkedKey, RowFilter, Verification};
 use crate::BoxFuture;
 use crate::error::Result;
 use crate::outbox::{Command, Outbox, Row};
-
-/// How many places of a fault are named.
-pub(super) const NAMED_PLACES: u32 = 10;
 
 pub(super) trait Store: Outbox {
     fn depth(&self) -> BoxFuture<'_, Result<Depths>>;
@@ -32,7 +29,10 @@ pub(super) trait Store: Outbox {
 
     fn append_audited<'a>(&'a self, rows: &'a [Row], change: Change<'a>) -> BoxFuture<'a, Result<()>>;
 
-    fn verify(&self) -> BoxFuture<'_, Result<Vec<Finding>>>;
+    fn verify(&self) -> BoxFuture<'_, Result<Verification>>;
+
+    /// What was written down first and last of the replay of this id.
+    fn replay<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<(String, String)>>>;
 
     fn audit(&self, limit: u32, before: Option<i64>) -> BoxFuture<'_, Result<Vec<AuditEntry>>>;
 }
@@ -97,6 +97,12 @@ pub(super) struct Scanned {
 /// A count of the database's.
 pub(super) fn count(count: i64) -> u64 {
     u64::try_from(count).unwrap_or_default()
+}
+
+/// Of a list of one or two.
+pub(super) fn first_and_last(mut details: Vec<String>) -> Option<(String, String)> {
+    let last = details.pop()?;
+    Some((details.pop().unwrap_or_else(|| last.clone()), last))
 }
 
 /// An age in seconds.
