@@ -18,6 +18,7 @@ mod fencing;
 mod gaps;
 mod instances;
 mod migrating;
+mod operating;
 mod outage;
 mod poison;
 mod private_kafka;
