@@ -346,12 +346,12 @@ pub(crate) async fn a_replay_goes_on_where_it_was_broken_off(stage: Stage) {
     let first_page = eventually("the first page is appended", async || {
         stage.actions().await.contains(&"replay_page".to_owned()).then_some(())
     });
+    let actor = actor();
     tokio::select! {
         biased;
         () = first_page => {}
-        done = stage.admin.replay(&request, &actor()) => panic!("it came to its end: {done:?}"),
+        done = stage.admin.replay(&request, &actor) => panic!("it came to its end: {done:?}"),
     }
-    let actor = actor();
     let ends = tokio::join!(stage.admin.replay(&request, &actor), stage.admin.replay(&request, &actor));
     for error in [ends.0, ends.1].into_iter().filter_map(Result::err) {
         assert!([ErrorKind::StorageRejected, ErrorKind::StorageConflict].contains(&error.kind()), "{error:?}");
