@@ -22,7 +22,7 @@ pub(crate) struct Stage {
     pub(crate) transport: Arc<MemoryTransport>,
     pub(crate) admin: Admin,
     /// What is there as long as the stage is.
-    _world: Box<dyn std::any::Any + Send>,
+    _world: Box<dyn std::any::Any + Send + Sync>,
 }
 
 pub(crate) fn actor() -> Actor {
@@ -33,7 +33,7 @@ impl Stage {
     pub(crate) async fn of(
         outbox: impl tidings::outbox::Outbox,
         admin: Admin,
-        world: impl std::any::Any + Send,
+        world: impl std::any::Any + Send + Sync,
     ) -> Self {
         let settings = [
             ("STREAMING_ENABLED", "true"),
