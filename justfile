@@ -24,6 +24,9 @@ clippy:
     cargo clippy --no-default-features --features postgres --lib -- -D warnings
     cargo clippy --no-default-features --features sqlite --lib -- -D warnings
     cargo clippy --no-default-features --features testing --lib -- -D warnings
+    cargo clippy --no-default-features --features admin --lib -- -D warnings
+    cargo clippy --no-default-features --features admin,postgres --lib -- -D warnings
+    cargo clippy --no-default-features --features admin,sqlite --lib -- -D warnings
     cargo clippy --workspace --all-features --all-targets -- -D warnings
 
 # documentation, public and private

@@ -88,6 +88,10 @@ pub enum ErrorKind {
     StorageConflict,
     /// The outbox's database refused a statement for what it is: a privilege, a constraint, a read-only server.
     StorageRejected,
+    /// What an operator asked of an outbox can't be done as it was asked: no such lane or row, no reason given.
+    InvalidRequest,
+    /// What an operator wanted to change is not as it was when it was looked at. Look again.
+    MovedOn,
     /// The outbox's tables are missing, or those of another version of this library.
     Schema,
 }
@@ -95,7 +99,7 @@ pub enum ErrorKind {
 impl ErrorKind {
     /// All kinds.
     #[cfg(any(test, feature = "postgres", feature = "sqlite"))]
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 25] = [
         Self::InvalidConfig,
         Self::InvalidDefinition,
         Self::InvalidPolicy,
@@ -118,6 +122,8 @@ impl ErrorKind {
         Self::Storage,
         Self::StorageConflict,
         Self::StorageRejected,
+        Self::InvalidRequest,
+        Self::MovedOn,
         Self::Schema,
     ];
 
@@ -147,6 +153,8 @@ impl ErrorKind {
             Self::Storage => "storage",
             Self::StorageConflict => "storage_conflict",
             Self::StorageRejected => "storage_rejected",
+            Self::InvalidRequest => "invalid_request",
+            Self::MovedOn => "moved_on",
             Self::Schema => "schema",
         }
     }
@@ -170,6 +178,7 @@ impl ErrorKind {
                 | Self::InvalidPayload
                 | Self::TooLarge
                 | Self::UnsupportedTransaction
+                | Self::InvalidRequest
         )
     }
 

@@ -68,6 +68,7 @@
 //! | `postgres` | yes | [`PostgresOutbox`] |
 //! | `sqlite` | | `SqliteOutbox` (built from source, needs a C compiler) |
 //! | `tls`, `tls-vendored` | | TLS to the brokers, and SASL by SCRAM and OAUTHBEARER, over the system's OpenSSL or one built from source |
+//! | `admin` | | the module `admin`: depth, parked keys, pauses, replays and checks of an outbox |
 //! | `testing` | | the module `testing`: `MockEmitter`, a transport in memory |
 //!
 //! Connections and transactions are those of sqlx 0.8.
@@ -77,6 +78,8 @@
 //! settings, they do not check.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(all(feature = "admin", any(feature = "postgres", feature = "sqlite")))]
+pub mod admin;
 mod breaker;
 mod catalog;
 mod config;

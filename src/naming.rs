@@ -167,7 +167,7 @@ pub(crate) fn is_topic(text: &str) -> bool {
     check_topic(text).is_ok()
 }
 
-fn check_topic(topic: &str) -> Result<()> {
+pub(crate) fn check_topic(topic: &str) -> Result<()> {
     let fault = if topic.len() > MAX_TOPIC_BYTES {
         format!("is {} bytes long; Kafka takes {MAX_TOPIC_BYTES} at most", topic.len())
     } else if !topic.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {

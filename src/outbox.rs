@@ -16,14 +16,14 @@ use crate::transport::Record;
 use crate::tx::Tx;
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-mod envelope;
+pub(crate) mod envelope;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-mod failure;
+pub(crate) mod failure;
 pub(crate) mod lane;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod migration;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-mod multirange;
+pub(crate) mod multirange;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 #[cfg(feature = "postgres")]
@@ -423,7 +423,7 @@ pub(crate) fn floor(set: &RangeSet<i64>) -> i64 {
 
 /// The time of so many seconds since 1970.
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-fn time_of(seconds: f64) -> DateTime<Utc> {
+pub(crate) fn time_of(seconds: f64) -> DateTime<Utc> {
     let since = Duration::try_from_secs_f64(seconds).unwrap_or_default();
     DateTime::UNIX_EPOCH + chrono::TimeDelta::from_std(since).unwrap_or_default()
 }

@@ -59,6 +59,20 @@ create table tidings.held (
 );
 create index on tidings.held (lane, seq);
 
+-- What operators have changed: who, when, why, and what. Written with the change, in its transaction.
+create table tidings.audit (
+  id     bigint generated always as identity primary key,
+  at     timestamptz not null default clock_timestamp(),
+  who    text  not null check (who <> ''),
+  why    text  not null check (why <> ''),
+  action text  not null, -- resume, skip, dead_letter, pause_lanes, resume_lanes, redrive, replay, replay_page or replay_end
+  detail jsonb not null
+);
+-- A page of a replay is appended once, whoever asks for it.
+create unique index on tidings.audit (
+  (detail ->> 'replay'), coalesce(detail ->> 'lane', ''), coalesce(detail ->> 'after', '')
+) where detail ->> 'replay' is not null;
+
 do $$ begin
   for i in 0..7 loop
     execute format('create table tidings.outbox_%s partition of tidings.outbox for values in (%s)', i, i);

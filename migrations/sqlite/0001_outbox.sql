@@ -53,5 +53,19 @@ create table tidings_held (
 ) strict;
 create index tidings_held_seq on tidings_held (lane, seq);
 
+-- What operators have changed: who, when, why, and what. Written with the change, in its transaction.
+create table tidings_audit (
+  id     integer primary key autoincrement,
+  at     integer not null default (cast(unixepoch('subsec') * 1000 as integer)),
+  who    text    not null check (who <> ''),
+  why    text    not null check (why <> ''),
+  action text    not null, -- resume, skip, dead_letter, pause_lanes, resume_lanes, redrive, replay, replay_page or replay_end
+  detail text    not null  -- JSON
+) strict;
+-- A page of a replay is appended once, whoever asks for it.
+create unique index tidings_audit_replay on tidings_audit (
+  detail ->> 'replay', coalesce(detail ->> 'lane', ''), coalesce(detail ->> 'after', '')
+) where detail ->> 'replay' is not null;
+
 with recursive number(n) as (select 0 union all select n + 1 from number where n < 31)
 insert into tidings_lane (lane) select n from number;

@@ -5,7 +5,7 @@ use sqlx::Error as Sqlx;
 use crate::error::{Error, ErrorKind};
 
 /// The error of a statement of its own, while `doing` something: it may have been carried out all the same.
-pub(super) fn failed(doing: &'static str) -> impl FnOnce(Sqlx) -> Error {
+pub(crate) fn failed(doing: &'static str) -> impl FnOnce(Sqlx) -> Error {
     move |source| {
         let (kind, ambiguous) = meaning(&source);
         let message = match kind {

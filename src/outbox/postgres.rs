@@ -1,5 +1,7 @@
 //! The outbox in PostgreSQL 14 or later.
 
+#[cfg(feature = "admin")]
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -99,7 +101,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The planner prefers a bitmap scan and a sort for the holes of a page as long as it has no statistics, which is 70
 /// times slower; these settings leave it the index.
-const READER_SETTINGS: [(&str, &str); 5] = [
+pub(crate) const READER_SETTINGS: [(&str, &str); 5] = [
     ("enable_seqscan", "off"),
     ("enable_bitmapscan", "off"),
     ("enable_sort", "off"),
@@ -110,7 +112,7 @@ const READER_SETTINGS: [(&str, &str); 5] = [
 /// The same, where a session is had for one transaction only.
 const READER_SETTINGS_OF_TRANSACTION: &str = "set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; set local jit = off";
 
-const APPEND: &str = "
+pub(crate) const APPEND: &str = "
     insert into tidings.outbox (lane, seq, event_id, definition_key, topic, record_key, headers, payload, envelope_version)
     select lane, tidings.next_seq(lane), id, definition, topic, key, headers, payload, $8
     from unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[])
@@ -410,6 +412,24 @@ impl PostgresOutbox {
     }
 }
 
+#[cfg(feature = "admin")]
+impl PostgresOutbox {
+    /// For what an operator does.
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.writer.pool
+    }
+
+    /// A statement for the outbox's schema.
+    pub(crate) fn sql(&self, statement: &'static str) -> Cow<'static, str> {
+        self.schema.sql(statement)
+    }
+
+    /// Whether the log has a unique index on the event id.
+    pub(crate) fn knows_ids(&self) -> bool {
+        self.knows_ids.load(Ordering::Relaxed)
+    }
+}
+
 /// Runs a statement, for [`STATEMENT_TIMEOUT`] at most.
 async fn fetch(pool: &Connections, statement: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
     let statement = statement.persistent(!pool.leads_to_pooler);
@@ -465,7 +485,7 @@ async fn alive(pool: &PgPool) -> sqlx::Result<PoolConnection<Postgres>> {
 }
 
 /// The statement that appends these rows, and yields their numbers in its first column.
-fn append<'q>(statement: &'q str, rows: &'q [Row]) -> Query<'q, Postgres, PgArguments> {
+pub(crate) fn append<'q>(statement: &'q str, rows: &'q [Row]) -> Query<'q, Postgres, PgArguments> {
     let keys = rows.iter().map(|row| String::from_utf8_lossy(&row.record.key)).collect::<Vec<_>>();
     sqlx::query(statement)
         .bind(rows.iter().map(|row| lane_number(row.lane)).collect::<Vec<_>>())
@@ -479,7 +499,7 @@ fn append<'q>(statement: &'q str, rows: &'q [Row]) -> Query<'q, Postgres, PgArgu
 }
 
 /// Lanes are few: PostgreSQL has no unsigned type, and a `smallint` holds them.
-fn lane_number(lane: u16) -> i16 {
+pub(crate) fn lane_number(lane: u16) -> i16 {
     i16::try_from(lane).unwrap_or(i16::MAX)
 }
 
@@ -487,7 +507,7 @@ fn lane_numbers(lanes: &[u16]) -> Vec<i16> {
     lanes.iter().map(|lane| lane_number(*lane)).collect()
 }
 
-fn lane_of(row: &PgRow, column: &str) -> sqlx::Result<u16> {
+pub(crate) fn lane_of(row: &PgRow, column: &str) -> sqlx::Result<u16> {
     u16::try_from(row.try_get::<i16, _>(column)?).map_err(|source| sqlx::Error::Decode(source.into()))
 }
 

@@ -175,6 +175,14 @@ impl SqliteOutbox {
     }
 }
 
+#[cfg(feature = "admin")]
+impl SqliteOutbox {
+    /// For what an operator does.
+    pub(crate) fn pool(&self) -> &SqlitePool {
+        &self.pool
+    }
+}
+
 async fn applied(executor: impl SqliteExecutor<'_>) -> sqlx::Result<Vec<i32>> {
     sqlx::query_scalar("select version from tidings_migration order by version").fetch_all(executor).await
 }
@@ -191,7 +199,7 @@ async fn heads(executor: impl SqliteExecutor<'_>) -> sqlx::Result<Vec<Head>> {
 }
 
 /// One statement a row: it draws the number and writes the row at once, so that no other writer comes between.
-async fn append(connection: &mut SqliteConnection, rows: &[Row]) -> sqlx::Result<Vec<Appended>> {
+pub(crate) async fn append(connection: &mut SqliteConnection, rows: &[Row]) -> sqlx::Result<Vec<Appended>> {
     let mut appended = Vec::with_capacity(rows.len());
     for row in rows {
         let number = sqlx::query_scalar(APPEND)
@@ -210,7 +218,7 @@ async fn append(connection: &mut SqliteConnection, rows: &[Row]) -> sqlx::Result
     Ok(appended)
 }
 
-fn set_of(row: &SqliteRow, column: &str) -> sqlx::Result<rangemap::RangeSet<i64>> {
+pub(crate) fn set_of(row: &SqliteRow, column: &str) -> sqlx::Result<rangemap::RangeSet<i64>> {
     multirange::from_text(row.try_get(column)?).ok_or_else(|| sqlx::Error::Decode("not a set of numbers".into()))
 }
 

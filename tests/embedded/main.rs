@@ -18,6 +18,7 @@ mod closing;
 mod direct;
 mod lib_streaming;
 mod mocks;
+mod operating;
 mod order;
 mod outage;
 mod policy;

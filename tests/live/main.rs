@@ -20,6 +20,7 @@ mod gaps;
 mod idempotent;
 mod instances;
 mod migrating;
+mod operating;
 mod outage;
 mod poison;
 mod pooler;

@@ -5,6 +5,7 @@ pub(crate) mod callers;
 pub(crate) mod checker;
 pub(crate) mod events;
 pub(crate) mod murmur2;
+pub(crate) mod operating;
 pub(crate) mod relaying;
 pub(crate) mod topic;
 pub(crate) mod waiting;
