@@ -1,0 +1,216 @@
+//! From commit to topic, with a relay in this process, and a writer in it too or in another.
+//!
+//! It counts from the moment when the commit has returned to the writer until a consumer in this process has the event. So
+//! the figure has more in it than the acknowledgement: the way from the broker to the consumer, some tenths of a
+//! millisecond. It needs nothing from inside the library, and is what a reader of the topic sees. The writer holds to a
+//! timetable, in transactions with one event each. All clocks are the machine's.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tidings::{EmitterExt, Producer};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::child::Process;
+use crate::support::report::Report;
+use crate::world::{RunningRelay, Services, World};
+use crate::{Plan, events, topic};
+
+const RATES: [usize; 2] = [50, 1_000];
+
+/// Connections of the writer. Each has keys of its own, so that the events of one come in order.
+const WRITERS: usize = 8;
+
+/// After this time without the last event the bench fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) async fn run(services: &Services, plan: &Plan, report: &mut Report) {
+    for round in 0..plan.latency_rounds {
+        let world = World::open(services).await;
+        let watcher = Watcher::start(&world);
+        let writer = Writer::new(&world).await;
+        let relay = RunningRelay::of(&writer.producer);
+        let mut first = 0;
+        // Connections and plans are made.
+        writer.clone().write(Load { first, count: 100, rate: 200 }).await;
+        first += 100;
+        watcher.wait_for(first).await;
+        let mut turns: Vec<_> = RATES.into_iter().flat_map(|rate| [(rate, false), (rate, true)]).collect();
+        if round % 2 == 1 {
+            turns.reverse();
+        }
+        for (rate, remote) in turns {
+            let count = rate * usize::try_from(plan.latency_time.as_secs()).expect("it is some seconds");
+            let load = Load { first, count, rate };
+            first += count;
+            let committed = if remote {
+                let mut process = Process::writer(&world, &load);
+                process.ready().await;
+                parse(&process.end().await)
+            } else {
+                writer.clone().write(load).await
+            };
+            watcher.wait_for(first).await;
+            let latencies = watcher.latencies(&committed);
+            assert_eq!(latencies.len(), count, "so many events were seen; the second is how many were committed");
+            let suffix = if remote { "_remote" } else { "" };
+            report.add(&format!("latency_{rate}_p50_ms{suffix}"), quantile(&latencies, 50));
+            report.add(&format!("latency_{rate}_p99_ms{suffix}"), quantile(&latencies, 99));
+        }
+        watcher.stop();
+        relay.stop().await;
+        drop(writer);
+        world.close().await;
+    }
+    report.print("latency_");
+}
+
+/// The value below which so many percent of these are, in milliseconds.
+fn quantile(sorted: &[i64], percent: usize) -> f64 {
+    sorted[(sorted.len() * percent).div_ceil(100) - 1] as f64 / 1e6
+}
+
+/// Nanoseconds since 1970.
+fn now() -> i64 {
+    chrono::Utc::now().timestamp_nanos_opt().expect("it is not the year 2262 yet")
+}
+
+/// Events to be stored: which, and how many a second.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+    pub(crate) rate: usize,
+}
+
+impl Load {
+    pub(crate) fn to_text(self) -> String {
+        format!("{},{},{}", self.first, self.count, self.rate)
+    }
+
+    pub(crate) fn from_text(text: &str) -> Self {
+        let numbers: Vec<usize> = text.split(',').map(|number| number.parse().expect("it is a number")).collect();
+        Self { first: numbers[0], count: numbers[1], rate: numbers[2] }
+    }
+}
+
+fn parse(lines: &str) -> Vec<(usize, i64)> {
+    let line = |line: &str| {
+        let (number, committed_at) = line.split_once(' ')?;
+        Some((number.parse().ok()?, committed_at.parse().ok()?))
+    };
+    lines.lines().map(|text| line(text).expect("the child has written a number and a time")).collect()
+}
+
+/// Stores events by a timetable.
+#[derive(Debug, Clone)]
+pub(crate) struct Writer {
+    pub(crate) producer: Arc<Producer>,
+    pool: PgPool,
+}
+
+impl Writer {
+    pub(crate) async fn new(world: &World) -> Self {
+        let connections = u32::try_from(WRITERS).expect("they are few");
+        Self { producer: world.producer().await, pool: world.pool(connections).await }
+    }
+
+    /// Yields when each event was committed.
+    pub(crate) async fn write(self, load: Load) -> Vec<(usize, i64)> {
+        let start = Instant::now();
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let this = self.clone();
+                tokio::spawn(async move {
+                    let mut committed = Vec::new();
+                    for number in (load.first..load.first + load.count).filter(|number| number % WRITERS == writer) {
+                        let after = (number - load.first) as f64 / load.rate as f64;
+                        sleep_until(start + Duration::from_secs_f64(after)).await;
+                        committed.push((number, this.store(number).await));
+                    }
+                    committed
+                })
+            })
+            .collect();
+        let mut committed = Vec::new();
+        for writer in writers {
+            committed.extend(writer.await.expect("a writer does not panic"));
+        }
+        committed
+    }
+
+    /// Stores an event in a transaction of its own. Yields when that was committed.
+    async fn store(&self, number: usize) -> i64 {
+        let mut tx = self.pool.begin().await.expect("the database answers");
+        self.producer.emit_in(&mut tx, events::request(number)).await.expect("the outbox takes every event");
+        tx.commit().await.expect("the database answers");
+        now()
+    }
+}
+
+/// Sees when events come.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    seen: Arc<Mutex<Seen>>,
+    stopped: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    ledger: events::Ledger,
+    /// When each event was first seen.
+    at: HashMap<usize, i64>,
+}
+
+impl Watcher {
+    pub(crate) fn start(world: &World) -> Self {
+        let (seen, stopped) = (Arc::new(Mutex::new(Seen::default())), Arc::new(AtomicBool::new(false)));
+        let consumer = topic::consumer(&world.brokers, &world.topic);
+        let thread = std::thread::spawn({
+            let (seen, stopped) = (Arc::clone(&seen), Arc::clone(&stopped));
+            move || {
+                while !stopped.load(Ordering::Relaxed) {
+                    let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else { continue };
+                    let (at, number) = (now(), topic::number(&message));
+                    let mut seen = seen.lock().expect("nobody panics with it");
+                    if seen.ledger.see(number) {
+                        seen.at.insert(number, at);
+                    }
+                }
+            }
+        });
+        Self { seen, stopped, thread }
+    }
+
+    fn count(&self) -> usize {
+        self.seen.lock().expect("the events come in order").ledger.count()
+    }
+
+    /// Waits until so many events were seen.
+    pub(crate) async fn wait_for(&self, count: usize) {
+        let start = Instant::now();
+        while self.count() < count {
+            assert!(start.elapsed() < PATIENCE, "{} of {count} events have come", self.count());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// From commit to sight, in nanoseconds, the shortest first. A commit may return after its event has come.
+    fn latencies(&self, committed: &[(usize, i64)]) -> Vec<i64> {
+        let seen = self.seen.lock().expect("the events come in order");
+        let latency = |(number, committed_at): &(usize, i64)| Some((seen.at.get(number)? - committed_at).max(0));
+        let mut latencies: Vec<_> = committed.iter().filter_map(latency).collect();
+        latencies.sort_unstable();
+        latencies
+    }
+
+    pub(crate) fn stop(self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the events come in order");
+    }
+}
