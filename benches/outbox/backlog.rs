@@ -10,8 +10,7 @@ use crate::child::{self, Process};
 use crate::support::report::Report;
 use crate::world::{Services, World};
 
-/// The relay looks ever more seldom when nothing comes, and after this time as seldom as it ever does. PostgreSQL's own
-/// statistics are as old as ten seconds, in a session that does nothing.
+/// The relay looks ever more seldom when nothing comes, and long before this time as seldom as it ever does.
 const COME_TO_REST: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(services: &Services, plan: &Plan, report: &mut Report) {
@@ -26,10 +25,14 @@ pub(crate) async fn run(services: &Services, plan: &Plan, report: &mut Report) {
     report.add("relay_cpu_us_per_event", child::cpu_time(&id).as_secs_f64() * 1e6 / rows as f64);
     report.add("relay_rss_mb", child::peak_memory_mb(&id));
     connection.close().await.expect("the database answers");
-    sleep(COME_TO_REST).await;
 
-    // From another database: this one's transactions are the relay's then, but for a visit of the autovacuum now and then.
+    // From another database: this one's transactions are the relay's then.
     let mut connection = services.connect().await;
+    if services.owns_database {
+        // Its workers' transactions count too.
+        set(&mut connection, "alter system set autovacuum = off").await;
+    }
+    sleep(COME_TO_REST).await;
     let (before, cpu_before, start) =
         (transactions(&mut connection, &world.name).await, child::cpu_time(&id), Instant::now());
     sleep(plan.idle_time).await;
@@ -37,11 +40,20 @@ pub(crate) async fn run(services: &Services, plan: &Plan, report: &mut Report) {
     let queries = transactions(&mut connection, &world.name).await - before;
     report.add("idle_queries_per_minute", queries * 60.0 / time);
     report.add("idle_cpu_percent", cpu.as_secs_f64() * 100.0 / time);
+    if services.owns_database {
+        set(&mut connection, "alter system reset autovacuum").await;
+    }
     relay.end().await;
     world.verify(rows).await;
     world.close().await;
     for figures in ["relay_", "idle_"] {
         report.print(figures);
+    }
+}
+
+async fn set(connection: &mut PgConnection, setting: &str) {
+    for statement in [setting, "select pg_reload_conf()"] {
+        sqlx::query(statement).execute(&mut *connection).await.expect("the services' own user may do everything");
     }
 }
 

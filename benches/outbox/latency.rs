@@ -1,9 +1,10 @@
 //! From commit to topic, with a relay in this process, and a writer in it too or in another.
 //!
-//! It counts from the moment when the commit has returned to the writer until a consumer in this process has the event. So
-//! the figure has more in it than the acknowledgement: the way from the broker to the consumer, some tenths of a
-//! millisecond. It needs nothing from inside the library, and is what a reader of the topic sees. The writer holds to a
-//! timetable, in transactions with one event each. All clocks are the machine's.
+//! It counts from the moment when the commit has returned to the writer until a consumer in this process has the event: what
+//! a reader of the topic sees, without anything from inside the library. The broker answers a consumer that waits as soon
+//! as there is a record, but the figure still has the way to the consumer in it, beside that of the acknowledgement. What a
+//! bare client's records take, from send to consumer, is measured beside it: that much is broker, consumer and machine. The
+//! writer holds to a timetable, in transactions with one event each. All clocks are the machine's.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,19 +12,24 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 use sqlx::PgPool;
-use tidings::{EmitterExt, Producer};
+use tidings::{EmitterExt, EventId, Producer};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::child::Process;
+use crate::support::bare;
 use crate::support::report::Report;
-use crate::world::{RunningRelay, Services, World};
+use crate::world::{RunningRelay, SOURCE, Services, World};
 use crate::{Plan, events, topic};
 
 const RATES: [usize; 2] = [50, 1_000];
 
 /// Connections of the writer. Each has keys of its own, so that the events of one come in order.
 const WRITERS: usize = 8;
+
+/// How many records of the bare client are not counted.
+const CONNECTING: usize = 6;
 
 /// After this time without the last event the bench fails.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,6 +45,12 @@ pub(crate) async fn run(services: &Services, plan: &Plan, report: &mut Report) {
         writer.clone().write(Load { first, count: 100, rate: 200 }).await;
         first += 100;
         watcher.wait_for(first).await;
+        let bare = send(&world, first, plan.latency_time).await;
+        first += bare.len();
+        watcher.wait_for(first).await;
+        let latencies = watcher.latencies(&bare[CONNECTING..]);
+        report.add("latency_bare_50_p50_ms", quantile(&latencies, 50));
+        report.add("latency_bare_50_p99_ms", quantile(&latencies, 99));
         let mut turns: Vec<_> = RATES.into_iter().flat_map(|rate| [(rate, false), (rate, true)]).collect();
         if round % 2 == 1 {
             turns.reverse();
@@ -77,6 +89,33 @@ fn quantile(sorted: &[i64], percent: usize) -> f64 {
 /// Nanoseconds since 1970.
 fn now() -> i64 {
     chrono::Utc::now().timestamp_nanos_opt().expect("it is not the year 2262 yet")
+}
+
+/// Sends events by a bare client, 50 a second. Yields when each was sent.
+async fn send(world: &World, first: usize, time: Duration) -> Vec<(usize, i64)> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let producer: ThreadedProducer<DefaultProducerContext> =
+        bare::client(&world.brokers).create().expect("the client can be made");
+    let (mut start, mut sent) = (Instant::now(), Vec::new());
+    let mut ticks = tokio::time::interval(PAUSE);
+    while start.elapsed() < time {
+        ticks.tick().await;
+        let number = first + sent.len();
+        let (key, payload) = (events::key(number), events::payload(number));
+        let headers = bare::headers(&world.topic, SOURCE, &key, &EventId::new().to_string(), &bare::time());
+        sent.push((number, now()));
+        let record = BaseRecord::to(&world.topic).key(&key).payload(&payload).headers(headers);
+        producer.send(record).map_err(|(error, _)| error).expect("the queue has room");
+        // The first ones find the brokers, and connect.
+        if sent.len() == CONNECTING {
+            producer.flush(PATIENCE).expect("the broker takes every record");
+            start = Instant::now();
+            ticks.reset();
+        }
+    }
+    // Dropped, it would throw away what it has not sent.
+    producer.flush(PATIENCE).expect("the broker takes every record");
+    sent
 }
 
 /// Events to be stored: which, and how many a second.

@@ -43,6 +43,9 @@ struct Plan {
     outage: Duration,
 }
 
+/// Longer than the client waits for an answer (ten seconds): it gives up its connections, and makes new ones.
+const LONG_OUTAGE: Duration = Duration::from_secs(11);
+
 const FULL: Plan = Plan {
     append_rounds: 7,
     append_time: Duration::from_secs(3),
@@ -53,7 +56,7 @@ const FULL: Plan = Plan {
     backlog_rows: 1_000_000,
     idle_time: Duration::from_secs(60),
     recovery_rounds: 5,
-    outage: Duration::from_secs(12),
+    outage: LONG_OUTAGE,
 };
 
 const QUICK: Plan = Plan {
@@ -64,9 +67,9 @@ const QUICK: Plan = Plan {
     latency_rounds: 2,
     latency_time: Duration::from_secs(4),
     backlog_rows: 200_000,
-    idle_time: Duration::from_secs(15),
+    idle_time: Duration::from_secs(12),
     recovery_rounds: 2,
-    outage: Duration::from_secs(5),
+    outage: LONG_OUTAGE,
 };
 
 const PARTS: [&str; 5] = ["append", "drain", "latency", "backlog", "recovery"];

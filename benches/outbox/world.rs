@@ -29,6 +29,8 @@ pub(crate) struct Services {
     pub(crate) database_url: String,
     /// The process to stop, if it may be.
     pub(crate) kafka_pid: Option<String>,
+    /// Whether the database was started for this, so that its settings may be changed.
+    pub(crate) owns_database: bool,
 }
 
 impl Services {
@@ -37,6 +39,7 @@ impl Services {
             brokers: env::var("KAFKA_BROKERS").ok()?,
             database_url: env::var("DATABASE_URL").ok()?,
             kafka_pid: env::var("KAFKA_PID").ok(),
+            owns_database: env::var("POSTGRES_PID").is_ok(),
         })
     }
 
