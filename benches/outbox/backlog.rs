@@ -10,8 +10,9 @@ use crate::child::{self, Process};
 use crate::support::report::Report;
 use crate::world::{Services, World};
 
-/// The relay looks ever more seldom when nothing comes, and long before this time as seldom as it ever does.
-const COME_TO_REST: Duration = Duration::from_secs(5);
+/// The relay looks ever more seldom when nothing comes, and long before this time as seldom as it ever does. A session that
+/// does nothing hands in what it did before after ten seconds.
+const COME_TO_REST: Duration = Duration::from_secs(11);
 
 pub(crate) async fn run(services: &Services, plan: &Plan, report: &mut Report) {
     let (world, rows) = (World::open(services).await, plan.backlog_rows);
@@ -31,6 +32,10 @@ pub(crate) async fn run(services: &Services, plan: &Plan, report: &mut Report) {
     if services.owns_database {
         // Its workers' transactions count too.
         set(&mut connection, "alter system set autovacuum = off").await;
+        let workers = "select count(*) from pg_stat_activity where backend_type = 'autovacuum worker'";
+        while sqlx::query_scalar::<_, i64>(workers).fetch_one(&mut connection).await.expect("it answers") > 0 {
+            sleep(Duration::from_millis(100)).await;
+        }
     }
     sleep(COME_TO_REST).await;
     let (before, cpu_before, start) =

@@ -28,6 +28,11 @@ const RATES: [usize; 2] = [50, 1_000];
 /// Connections of the writer. Each has keys of its own, so that the events of one come in order.
 const WRITERS: usize = 8;
 
+/// The events of the first second are not counted: a relay that sleeps may take a second to see the first one.
+const AWAKE: Duration = Duration::from_secs(1);
+/// What it takes to see an event after this time without one is measured by itself.
+const ASLEEP: Duration = Duration::from_millis(2_500);
+
 /// How many records of the bare client are not counted.
 const CONNECTING: usize = 6;
 
@@ -56,22 +61,30 @@ pub(crate) async fn run(services: &Services, plan: &Plan, report: &mut Report) {
             turns.reverse();
         }
         for (rate, remote) in turns {
-            let count = rate * usize::try_from(plan.latency_time.as_secs()).expect("it is some seconds");
+            let time = plan.latency_time + AWAKE;
+            let count = rate * usize::try_from(time.as_secs()).expect("it is some seconds");
             let load = Load { first, count, rate };
             first += count;
-            let committed = if remote {
-                let mut process = Process::writer(&world, &load);
-                process.ready().await;
-                parse(&process.end().await)
-            } else {
-                writer.clone().write(load).await
-            };
+            let mut committed = store(&world, &writer, load, remote).await;
             watcher.wait_for(first).await;
+            committed.retain(|(number, _)| *number >= load.first + rate);
             let latencies = watcher.latencies(&committed);
-            assert_eq!(latencies.len(), count, "so many events were seen; the second is how many were committed");
+            assert_eq!(
+                latencies.len(),
+                count - rate,
+                "so many events were seen; the second is how many were committed"
+            );
             let suffix = if remote { "_remote" } else { "" };
             report.add(&format!("latency_{rate}_p50_ms{suffix}"), quantile(&latencies, 50));
             report.add(&format!("latency_{rate}_p99_ms{suffix}"), quantile(&latencies, 99));
+        }
+        for remote in [false, true] {
+            sleep(ASLEEP).await;
+            let committed = store(&world, &writer, Load { first, count: 1, rate: 1 }, remote).await;
+            first += 1;
+            watcher.wait_for(first).await;
+            let suffix = if remote { "_remote" } else { "" };
+            report.add(&format!("latency_wake_ms{suffix}"), quantile(&watcher.latencies(&committed), 100));
         }
         watcher.stop();
         relay.stop().await;
@@ -79,6 +92,16 @@ pub(crate) async fn run(services: &Services, plan: &Plan, report: &mut Report) {
         world.close().await;
     }
     report.print("latency_");
+}
+
+/// Stores events, by a writer in this process or another. Yields when each was committed.
+async fn store(world: &World, writer: &Writer, load: Load, remote: bool) -> Vec<(usize, i64)> {
+    if !remote {
+        return writer.clone().write(load).await;
+    }
+    let mut process = Process::writer(world, &load);
+    process.ready().await;
+    parse(&process.end().await)
 }
 
 /// The value below which so many percent of these are, in milliseconds.

@@ -65,7 +65,7 @@ const QUICK: Plan = Plan {
     drain_rounds: 3,
     drain_rows: 50_000,
     latency_rounds: 2,
-    latency_time: Duration::from_secs(4),
+    latency_time: Duration::from_secs(3),
     backlog_rows: 200_000,
     idle_time: Duration::from_secs(12),
     recovery_rounds: 2,

@@ -12,10 +12,10 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection};
 use tokio::time::{Instant, sleep};
 
+use crate::Plan;
 use crate::latency::{Load, Writer};
 use crate::support::report::Report;
 use crate::world::{RunningRelay, Services, World};
-use crate::{Plan, events, topic};
 
 /// Events a second, before, in and after the outage: a measure can't be finer than the time between two.
 const RATE: usize = 200;
@@ -35,7 +35,7 @@ pub(crate) async fn run(services: &Services, plan: &Plan, report: &mut Report) {
 }
 
 async fn round(services: &Services, plan: &Plan, report: &mut Report, pid: &str) {
-    let world = World::with_topic(services, &[("message.timestamp.type", "LogAppendTime")]).await;
+    let world = World::open(services).await;
     let writer = Writer::new(&world).await;
     let mut connection = PgConnection::connect_with(&world.options).await.expect("the database answers");
     let relay = RunningRelay::of(&writer.producer);
@@ -57,18 +57,7 @@ async fn round(services: &Services, plan: &Plan, report: &mut Report, pid: &str)
     world.settled(&mut connection, count).await;
     relay.stop().await;
 
-    let (brokers, topic) = (world.brokers.clone(), world.topic.clone());
-    let read = tokio::task::spawn_blocking(move || {
-        let (mut ledger, mut arrived) = (events::Ledger::default(), Vec::new());
-        topic::read(&brokers, &topic, |number, at| {
-            if ledger.see(number) {
-                arrived.push((number, at));
-            }
-        });
-        arrived
-    });
-    let arrived = read.await.expect("the topic can be read, and is in order");
-    assert_eq!(arrived.len(), count, "so many events are on the topic; the second is how many were stored");
+    let arrived = world.verify(count).await;
     // What the broker had in its buffers when it was stopped arrives before it answers anybody: it does not count.
     let first = arrived.iter().map(|(_, at)| *at).filter(|at| *at > answered_at).min().expect("some come");
     let waited: Vec<_> =

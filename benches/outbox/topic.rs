@@ -13,10 +13,10 @@ use crate::world::PARTITIONS;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes a topic, and waits until it can be read.
-pub(crate) async fn create(brokers: &str, topic: &str, settings: &[(&str, &str)]) {
+/// Makes a topic whose records are from when they arrived, and waits until it can be read.
+pub(crate) async fn create(brokers: &str, topic: &str) {
     let new = NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1));
-    let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
+    let new = new.set("message.timestamp.type", "LogAppendTime");
     let created =
         admin(brokers).create_topics([&new], &AdminOptions::new().operation_timeout(Some(CALL_TIMEOUT))).await;
     for result in created.expect("the broker answers") {
@@ -56,8 +56,8 @@ pub(crate) fn consumer(brokers: &str, topic: &str) -> BaseConsumer {
     consumer
 }
 
-/// Reads a topic from its beginning to its present end. Tells the number of each event, and when the topic says that it is
-/// from, in milliseconds since 1970.
+/// Reads a topic from its beginning to its present end. Tells the number of each event, and when it arrived,
+/// in milliseconds since 1970.
 pub(crate) fn read(brokers: &str, topic: &str, mut see: impl FnMut(usize, i64)) {
     let consumer = consumer(brokers, topic);
     let mut left: i64 = (0..PARTITIONS).map(|partition| end_of(&consumer, topic, partition)).sum();

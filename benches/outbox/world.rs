@@ -70,16 +70,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn open(services: &Services) -> Self {
-        Self::with_topic(services, &[]).await
-    }
-
-    /// A world whose topic has these settings.
-    pub(crate) async fn with_topic(services: &Services, settings: &[(&str, &str)]) -> Self {
         let world = Self::named(services, format!("b{}", Uuid::now_v7().simple()));
         let create = format!("create database {}", world.name);
         sqlx::query(&create).execute(&mut services.connect().await).await.expect("a database can be made");
         world.outbox().migrate().await.expect("the database can be migrated");
-        topic::create(&world.brokers, &world.topic, settings).await;
+        topic::create(&world.brokers, &world.topic).await;
         world
     }
 
@@ -152,21 +147,25 @@ impl World {
         }
     }
 
-    /// Reads the topic from beginning to end, and fails unless these are the events from 0 to `count`, in order.
-    pub(crate) async fn verify(&self, count: usize) {
+    /// Reads the topic from beginning to end, and fails unless these are the events from 0 to `count`, in order. Yields
+    /// each and when the topic says that it is from, in milliseconds since 1970.
+    pub(crate) async fn verify(&self, count: usize) -> Vec<(usize, i64)> {
         let (brokers, topic) = (self.brokers.clone(), self.topic.clone());
         let read = tokio::task::spawn_blocking(move || {
-            let mut ledger = events::Ledger::default();
-            topic::read(&brokers, &topic, |number, _| {
-                ledger.see(number);
+            let (mut ledger, mut arrived) = (events::Ledger::default(), Vec::new());
+            topic::read(&brokers, &topic, |number, at| {
+                if ledger.see(number) {
+                    arrived.push((number, at));
+                }
             });
-            ledger
+            (ledger.duplicates(), arrived)
         });
-        let ledger = read.await.expect("the topic can be read, and is in order");
-        assert_eq!(ledger.count(), count, "so many events are on the topic; the second is how many were stored");
-        if ledger.duplicates() > 0 {
-            println!("  {} duplicates", ledger.duplicates());
+        let (duplicates, arrived) = read.await.expect("the topic can be read, and is in order");
+        assert_eq!(arrived.len(), count, "so many events are on the topic; the second is how many were stored");
+        if duplicates > 0 {
+            println!("  {duplicates} duplicates");
         }
+        arrived
     }
 
     pub(crate) async fn close(self) {
