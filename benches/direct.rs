@@ -57,7 +57,7 @@ async fn run(brokers: &str) {
     }
     report.print("");
     let settings = json!({ "callers": CALLERS, "payload_bytes": PAYLOAD_BYTES, "round_ms": ROUND.as_millis() });
-    println!("written to {}", report.write(settings, None).display());
+    println!("written to {}", report.write("direct", settings, None).display());
 }
 
 /// Events a second, with so many callers at once.

@@ -117,10 +117,9 @@ async fn run(services: &Services, arguments: &[&str]) {
     }
     println!("load {}", machine::load());
     // Some parts alone are for those who work on them: they don't replace a whole run.
-    if all {
-        let path = report.write(settings(&plan, quick), services.postgres_version().await);
-        println!("written to {}", path.display());
-    }
+    let name = if all { "outbox".to_owned() } else { format!("outbox-{}", parts.join("-")) };
+    let path = report.write(&name, settings(&plan, quick), services.postgres_version().await);
+    println!("written to {}", path.display());
 }
 
 fn settings(plan: &Plan, quick: bool) -> Value {

@@ -42,9 +42,9 @@ impl Report {
         println!("{:<36} {:>10} {:>10} {:>10} {:>5}  goal", self.bench, "median", "lowest", "highest", "runs");
     }
 
-    /// Writes all figures, beside what they were measured on, to `target/bench`. The medians are at the top, each by its
+    /// Writes all figures, beside what they were measured on, to a file of this name in `target/bench`. The medians are at the top, each by its
     /// name; `runs` has what they are the medians of.
-    pub(crate) fn write(&self, settings: Value, postgres: Option<String>) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, settings: Value, postgres: Option<String>) -> PathBuf {
         let mut root = Map::new();
         root.insert("bench".into(), self.bench.into());
         root.insert("time".into(), chrono::Utc::now().to_rfc3339().into());
@@ -65,7 +65,7 @@ impl Report {
         root.insert("runs".into(), self.figures.iter().map(runs).collect::<Map<_, _>>().into());
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/bench");
         std::fs::create_dir_all(&folder).expect("a folder can be made in target");
-        let path = folder.join(self.bench).with_extension("json");
+        let path = folder.join(name).with_extension("json");
         let text = serde_json::to_string_pretty(&root).expect("it is all plain JSON");
         std::fs::write(&path, text + "\n").expect("a file can be written in target");
         path
