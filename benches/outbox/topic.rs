@@ -11,7 +11,8 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use crate::events;
 use crate::world::PARTITIONS;
 
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A busy machine was seen to take more than ten seconds for a topic.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Makes a topic whose records are from when they arrived, and waits until it can be read.
 pub(crate) async fn create(brokers: &str, topic: &str) {
