@@ -11,16 +11,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
-use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use serde_json::json;
 use tidings::{Catalog, Config, EmitRequest, Emitter, EventDefinition, EventId, Naming, Producer};
 use tokio::time::Instant;
+
+#[path = "support/support.rs"]
+mod support;
+
+use support::bare;
+use support::report::Report;
 
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(2);
 const CALLERS: [usize; 3] = [1, 64, 1_000];
 const PAYLOAD_BYTES: usize = 300;
+const SOURCE: &str = "//bench/direct";
 
 fn main() {
     let Ok(brokers) = std::env::var("KAFKA_BROKERS") else {
@@ -33,20 +39,25 @@ fn main() {
 
 async fn run(brokers: &str) {
     let payload = format!("{{\"text\":\"{}\"}}", "x".repeat(PAYLOAD_BYTES - 11));
-    let (tidings, bare) = (Arc::new(tidings(brokers).await), Arc::new(bare(brokers)));
+    let tidings = Arc::new(tidings(brokers).await);
+    let bare: Arc<FutureProducer> = Arc::new(bare::client(brokers).create().expect("the client can be made"));
     let text = payload.clone();
     let emit = move |caller| emit(Arc::clone(&tidings), caller, text.clone());
     let send = move |caller| send(Arc::clone(&bare), caller, payload.clone());
-    println!("{:>8} {:>14} {:>14} {:>7}", "callers", "tidings /s", "rdkafka /s", "ratio");
+    let mut report = Report::new("direct", &[]);
+    report.print_heading();
     for callers in CALLERS {
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            ours.push(round(callers, emit.clone()).await);
-            theirs.push(round(callers, send.clone()).await);
+            let ours = round(callers, emit.clone()).await;
+            let theirs = round(callers, send.clone()).await;
+            report.add(&format!("emit_per_second_{callers}"), ours);
+            report.add(&format!("emit_bare_per_second_{callers}"), theirs);
+            report.add(&format!("emit_ratio_{callers}"), ours / theirs);
         }
-        let (ours, theirs) = (median(ours), median(theirs));
-        println!("{callers:>8} {ours:>14.0} {theirs:>14.0} {:>7.2}", ours / theirs);
     }
+    report.print("");
+    let settings = json!({ "callers": CALLERS, "payload_bytes": PAYLOAD_BYTES, "round_ms": ROUND.as_millis() });
+    println!("written to {}", report.write("direct", settings, None).display());
 }
 
 /// Events a second, with so many callers at once.
@@ -80,54 +91,16 @@ async fn emit(producer: Arc<Producer>, caller: usize, payload: String) {
 
 async fn send(producer: Arc<FutureProducer>, caller: usize, payload: String) {
     let key = format!("t-{caller}");
-    let (id, time) =
-        (EventId::new().to_string(), chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true));
-    let headers = [
-        ("ce_specversion", "1.0"),
-        ("ce_source", "//bench/direct"),
-        ("ce_type", "bare.order.created"),
-        ("content-type", "application/json"),
-        ("ce_resourcetype", "order"),
-        ("ce_eventtype", "created"),
-        ("ce_schemaversion", "1.0.0"),
-        ("ce_id", &id),
-        ("ce_time", &time),
-        ("ce_subject", "order-17"),
-        ("ce_tenantid", &key),
-    ];
-    let headers = headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |all, (key, value)| {
-        all.insert(Header { key, value: Some(*value) })
-    });
+    let headers = bare::headers("bare.order.created", SOURCE, &key, &EventId::new().to_string(), &bare::time());
     let record = FutureRecord::to("bare.order.created").key(&key).payload(&payload).headers(headers);
     let delivery = producer.send_result(record).map_err(|(error, _)| error).expect("the queue has room");
     delivery.await.expect("the producer lives").expect("the broker takes every event");
 }
 
 async fn tidings(brokers: &str) -> Producer {
-    let config = Config::new("//bench/direct", [brokers])
-        .expect("the settings are right")
-        .with_naming(Naming::per_event("tidings"));
+    let config =
+        Config::new(SOURCE, [brokers]).expect("the settings are right").with_naming(Naming::per_event("tidings"));
     let catalog =
         Catalog::new([EventDefinition::new("order.created", "order", "created")]).expect("the catalog is right");
     Producer::builder(config, catalog).build().await.expect("the producer can be made")
-}
-
-fn bare(brokers: &str) -> FutureProducer {
-    let mut config = ClientConfig::new();
-    for (property, value) in [
-        ("bootstrap.servers", brokers),
-        ("acks", "all"),
-        ("enable.idempotence", "true"),
-        ("partitioner", "murmur2_random"),
-        ("compression.type", "lz4"),
-        ("queue.buffering.max.ms", "0"),
-    ] {
-        config.set(property, value);
-    }
-    config.create().expect("the client can be made")
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

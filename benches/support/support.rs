@@ -1,0 +1,5 @@
+//! What the benches share.
+
+pub(crate) mod bare;
+pub(crate) mod machine;
+pub(crate) mod report;
