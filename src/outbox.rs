@@ -41,15 +41,15 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Schema`](crate::ErrorKind::Schema) if the tables are missing or of another version,
-    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    /// [`ErrorKind::Schema`] if the tables are missing or of another version,
+    /// [`ErrorKind::Storage`] if the database fails.
     fn lanes(&self) -> BoxFuture<'_, Result<u16>>;
 
     /// Adds rows, durably, in one statement; all or none. Yields where they are, in the order of the rows.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails. It may then hold the rows all the same.
+    /// [`ErrorKind::Storage`] if the database fails. It may then hold the rows all the same.
     ///
     /// # Cancel safety
     ///
@@ -60,15 +60,15 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::UnsupportedTransaction`](crate::ErrorKind::UnsupportedTransaction) if it is one of another database,
-    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    /// [`ErrorKind::UnsupportedTransaction`] if it is one of another database,
+    /// [`ErrorKind::Storage`] if the database fails.
     fn append_in<'a>(&'a self, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>>;
 
     /// How far each lane has been written and relayed, lane 0 first.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    /// [`ErrorKind::Storage`] if the database fails.
     fn heads(&self) -> BoxFuture<'_, Result<Vec<Head>>>;
 
     /// Extends the leases that `owner` has, and takes lanes that are free or whose lease has run out until it has its share
@@ -76,35 +76,35 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    /// [`ErrorKind::Storage`] if the database fails.
     fn lease(&self, owner: Uuid, ttl: Duration) -> BoxFuture<'_, Result<Leases>>;
 
     /// Frees these lanes of `owner`, or, if it `leaves`, all it has.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    /// [`ErrorKind::Storage`] if the database fails.
     fn release<'a>(&'a self, owner: Uuid, lanes: &'a [u16], leaves: bool) -> BoxFuture<'a, Result<()>>;
 
     /// The parked keys of these lanes.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    /// [`ErrorKind::Storage`] if the database fails.
     fn parked<'a>(&'a self, lanes: &'a [u16]) -> BoxFuture<'a, Result<Vec<(u16, Parked)>>>;
 
     /// Reads the first held rows of a parked key, in order, up to `limit`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    /// [`ErrorKind::Storage`] if the database fails.
     fn held<'a>(&'a self, lane: u16, key: &'a Bytes, limit: u32) -> BoxFuture<'a, Result<Vec<HeldRow>>>;
 
     /// Reads the rows in these holes: of each hole the first, in order of their numbers, as `limits` allow.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    /// [`ErrorKind::Storage`] if the database fails.
     fn page<'a>(&'a self, holes: &'a [Hole], limits: Limits) -> BoxFuture<'a, Result<Page>>;
 
     /// Names the transactions that may have drawn a number, and have not ended: none that draws one is missing. None, if this
@@ -112,7 +112,7 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    /// [`ErrorKind::Storage`] if the database fails.
     fn writers(&self) -> BoxFuture<'_, Result<Option<Vec<String>>>> {
         Box::pin(async { Ok(None) })
     }
@@ -121,7 +121,7 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    /// [`ErrorKind::Storage`] if the database fails.
     fn retain(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async { Ok(()) })
     }
@@ -130,7 +130,7 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    /// [`ErrorKind::Storage`] if the database fails.
     fn wake(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async { Ok(()) })
     }
@@ -140,7 +140,7 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    /// [`ErrorKind::Storage`] if the database fails.
     fn drawn(&self) -> BoxFuture<'_, Result<Vec<Head>>> {
         self.heads()
     }
@@ -158,7 +158,7 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the database fails.
+    /// [`ErrorKind::Storage`] if the database fails.
     fn settle<'a>(&'a self, progress: &'a [Progress]) -> BoxFuture<'a, Result<Settled>>;
 }
 

@@ -138,3 +138,24 @@ async fn the_depth_of_a_large_log_costs_what_waits_and_not_what_is_settled() {
     .await;
     assert!(after.0 - before.0 <= 2 * WAITS, "it has read {} rows", after.0 - before.0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_another_schema_and_with_unique_event_ids_events_are_replayed_too() {
+    let world = world!();
+    let pool = world.pool();
+    let outbox = world.outbox().with_schema("shop_events").unwrap();
+    outbox.migrate().await.unwrap();
+    execute(&pool, "create unique index on shop_events.outbox (event_id, slot)").await;
+    let admin = Admin::of(&outbox);
+    let stage = Stage::of(outbox, admin, world).await;
+    stage.store(&mut Sequence::of("tenant-1"), 2).await;
+    stage.relay_all().await;
+    let all = Replay::new("all", RowFilter::default()).unwrap();
+    assert_eq!(stage.admin.replay(&all, &actor()).await.unwrap().events, 2);
+    stage.relay_all().await;
+    let ids: Vec<_> =
+        stage.transport.records().iter().map(|record| record.headers.get("ce_id").map(<[u8]>::to_vec)).collect();
+    assert_eq!(ids[..2], ids[2..], "copies have the ids of what they are copies of");
+    assert!(stage.admin.verify().await.unwrap().is_sound());
+    assert_eq!(stage.actions().await, ["replay", "replay_page", "replay_end"]);
+}
