@@ -2,7 +2,7 @@
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgConnection, Postgres, Row as _, Transaction};
+use sqlx::{PgConnection, Postgres, Row as _};
 
 use uuid::Uuid;
 
@@ -126,13 +126,20 @@ const FAULTS: [(Fault, &str); 6] = [
 ];
 
 impl PostgresOutbox {
-    /// A transaction that sees one moment, and whose plans are those of the relay.
-    async fn look(&self) -> sqlx::Result<Transaction<'static, Postgres>> {
-        let mut tx = self.pool().begin_with("begin isolation level repeatable read read only").await?;
-        for (setting, value) in READER_SETTINGS.iter().filter(|(setting, _)| *setting != "plan_cache_mode") {
-            query("select set_config($1, $2, true)").bind(setting).bind(value).execute(&mut *tx).await?;
-        }
-        Ok(tx)
+    /// Reads in a transaction that sees one moment, and whose plans are those of the relay.
+    async fn read<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>) -> sqlx::Result<T> {
+        let settings = READER_SETTINGS.iter().filter(|(setting, _)| *setting != "plan_cache_mode");
+        self.transact("begin isolation level repeatable read read only", async |tx| {
+            for (setting, value) in settings {
+                query("select set_config($1, $2, true)").bind(setting).bind(value).execute(&mut *tx).await?;
+            }
+            work(tx).await
+        })
+        .await
+    }
+
+    async fn write<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>) -> sqlx::Result<T> {
+        self.transact("begin", work).await
     }
 
     async fn write_down(&self, connection: &mut PgConnection, change: &Change<'_>) -> sqlx::Result<()> {
@@ -155,8 +162,7 @@ fn query(sql: &str) -> Query<'_, Postgres, PgArguments> {
 impl Store for PostgresOutbox {
     fn depth(&self) -> BoxFuture<'_, Result<Depths>> {
         Box::pin(async {
-            let read = async {
-                let mut tx = self.look().await?;
+            let read = self.read(async |tx| {
                 let lanes =
                     query(&self.sql("select lane, paused from tidings.lane order by lane")).fetch_all(&mut *tx).await?;
                 let parts = query(&self.sql(DEPTH)).fetch_all(&mut *tx).await?;
@@ -167,15 +173,14 @@ impl Store for PostgresOutbox {
                         .collect::<sqlx::Result<_>>()?,
                     parts: parts.iter().map(depth_part).collect::<sqlx::Result<_>>()?,
                 })
-            };
+            });
             read.await.map_err(failed("reading what is not delivered"))
         })
     }
 
     fn parked_keys<'a>(&'a self, limit: u32, after: Option<(u16, &'a str)>) -> BoxFuture<'a, Result<Vec<ParkedKey>>> {
         Box::pin(async move {
-            let read = async {
-                let mut tx = self.look().await?;
+            let read = self.read(async |tx| {
                 let rows = query(&self.sql(PARKED))
                     .bind(after.map(|(lane, _)| lane_number(lane)))
                     .bind(after.map(|(_, key)| key))
@@ -183,7 +188,7 @@ impl Store for PostgresOutbox {
                     .fetch_all(&mut *tx)
                     .await?;
                 rows.iter().map(parked_key).collect::<sqlx::Result<_>>()
-            };
+            });
             read.await.map_err(failed("reading the parked keys"))
         })
     }
@@ -195,8 +200,7 @@ impl Store for PostgresOutbox {
         change: Change<'a>,
     ) -> BoxFuture<'a, Result<Result<(), Option<i64>>>> {
         Box::pin(async move {
-            let write = async {
-                let mut tx = self.pool().begin().await?;
+            let write = self.write(async |tx| {
                 let written = query(&self.sql(COMMAND))
                     .bind(lane_number(head.lane))
                     .bind(head.key)
@@ -212,36 +216,32 @@ impl Store for PostgresOutbox {
                         .await?;
                     return Ok(Err(first.try_get(0)?));
                 }
-                self.write_down(&mut tx, &change).await?;
-                tx.commit().await?;
+                self.write_down(tx, &change).await?;
                 Ok(Ok(()))
-            };
+            });
             write.await.map_err(failed("commanding a relay"))
         })
     }
 
     fn set_paused<'a>(&'a self, lane: Option<u16>, paused: bool, actor: &'a Actor) -> BoxFuture<'a, Result<Vec<u16>>> {
         Box::pin(async move {
-            let write = async {
-                let mut tx = self.pool().begin().await?;
+            let write = self.write(async |tx| {
                 let sql = self.sql(PAUSE);
                 let rows = query(&sql).bind(paused).bind(lane.map(lane_number)).fetch_all(&mut *tx).await?;
                 let mut lanes = rows.iter().map(|row| lane_of(row, "lane")).collect::<sqlx::Result<Vec<_>>>()?;
                 lanes.sort_unstable();
                 if !lanes.is_empty() {
-                    self.write_down(&mut tx, &Change::of_lanes(&lanes, paused, actor)).await?;
+                    self.write_down(tx, &Change::of_lanes(&lanes, paused, actor)).await?;
                 }
-                tx.commit().await?;
                 Ok(lanes)
-            };
+            });
             write.await.map_err(failed("pausing or resuming lanes"))
         })
     }
 
     fn scan<'a>(&'a self, scan: Scan<'a>) -> BoxFuture<'a, Result<Vec<Scanned>>> {
         Box::pin(async move {
-            let read = async {
-                let mut tx = self.look().await?;
+            let read = self.read(async |tx| {
                 let rows = query(&self.sql(SCAN))
                     .bind(lane_number(scan.lane))
                     .bind(scan.low)
@@ -257,7 +257,7 @@ impl Store for PostgresOutbox {
                     .fetch_all(&mut *tx)
                     .await?;
                 rows.iter().map(scanned).collect::<sqlx::Result<_>>()
-            };
+            });
             read.await.map_err(failed("reading the log"))
         })
     }
@@ -266,8 +266,7 @@ impl Store for PostgresOutbox {
         Box::pin(async move {
             // It finds out whether event ids are unique.
             self.lanes().await?;
-            let write = async {
-                let mut tx = self.pool().begin().await?;
+            let write = self.write(async |tx| {
                 let copies;
                 let rows = if self.knows_ids() {
                     copies = copies_of(rows);
@@ -276,17 +275,15 @@ impl Store for PostgresOutbox {
                     rows
                 };
                 append(&self.sql(APPEND), rows).persistent(false).execute(&mut *tx).await?;
-                self.write_down(&mut tx, &change).await?;
-                tx.commit().await
-            };
+                self.write_down(tx, &change).await
+            });
             write.await.map_err(failed("appending to the log"))
         })
     }
 
     fn verify(&self) -> BoxFuture<'_, Result<Verification>> {
         Box::pin(async {
-            let read = async {
-                let mut tx = self.look().await?;
+            let read = self.read(async |tx| {
                 let mut found = Verification::default();
                 for (fault, places) in FAULTS {
                     let select = format!(
@@ -301,31 +298,29 @@ impl Store for PostgresOutbox {
                     }
                 }
                 Ok(found)
-            };
+            });
             read.await.map_err(failed("verifying the log"))
         })
     }
 
     fn replay<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<(String, String)>>> {
         Box::pin(async move {
-            let read = async {
-                let mut tx = self.look().await?;
+            let read = self.read(async |tx| {
                 let rows = query(&self.sql(REPLAY)).bind(id).fetch_all(&mut *tx).await?;
                 let rows = rows.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<_>>()?;
                 Ok(super::store::first_and_last(rows))
-            };
+            });
             read.await.map_err(failed("reading how far a replay is"))
         })
     }
 
     fn audit(&self, limit: u32, before: Option<i64>) -> BoxFuture<'_, Result<Vec<AuditEntry>>> {
         Box::pin(async move {
-            let read = async {
-                let mut tx = self.look().await?;
+            let read = self.read(async |tx| {
                 let sql = self.sql(AUDIT);
                 let rows = query(&sql).bind(before).bind(i64::from(limit)).fetch_all(&mut *tx).await?;
                 rows.iter().map(audit_entry).collect::<sqlx::Result<_>>()
-            };
+            });
             read.await.map_err(failed("reading what was changed"))
         })
     }

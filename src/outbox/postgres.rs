@@ -347,26 +347,27 @@ impl PostgresOutbox {
         if migration::pending(&migration::POSTGRES, &applied).next().is_none() {
             return Ok(());
         }
-        let mut tx = self.writer.pool.begin().await.map_err(migrating())?;
-        // Any number will do, as long as it stays the same: it keeps two services from migrating at once.
-        let ledger = self.schema.sql(
-            "select pg_advisory_xact_lock(7421998310562);
-             create schema if not exists tidings;
-             create table if not exists tidings.migration (
-               version int primary key, applied_at timestamptz not null default now())",
-        );
-        sqlx::raw_sql(&ledger).execute(&mut *tx).await.map_err(migrating())?;
-        let applied = self.applied(&mut *tx).await.map_err(migrating())?;
-        for step in migration::pending(&migration::POSTGRES, &applied) {
-            sqlx::raw_sql(&self.schema.sql(step.sql)).execute(&mut *tx).await.map_err(migrating())?;
-            sqlx::query(&self.schema.sql("insert into tidings.migration (version) values ($1)"))
-                .bind(step.version)
-                .persistent(false)
-                .execute(&mut *tx)
-                .await
-                .map_err(migrating())?;
-        }
-        tx.commit().await.map_err(migrating())
+        let migrate = transact(&self.writer.pool, "begin", async |tx| {
+            // Any number will do, as long as it stays the same: it keeps two services from migrating at once.
+            let ledger = self.schema.sql(
+                "select pg_advisory_xact_lock(7421998310562);
+                 create schema if not exists tidings;
+                 create table if not exists tidings.migration (
+                   version int primary key, applied_at timestamptz not null default now())",
+            );
+            sqlx::raw_sql(&ledger).execute(&mut *tx).await?;
+            let applied = self.applied(&mut *tx).await?;
+            for step in migration::pending(&migration::POSTGRES, &applied) {
+                sqlx::raw_sql(&self.schema.sql(step.sql)).execute(&mut *tx).await?;
+                sqlx::query(&self.schema.sql("insert into tidings.migration (version) values ($1)"))
+                    .bind(step.version)
+                    .persistent(false)
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            Ok(())
+        });
+        migrate.await.map_err(migrating())
     }
 
     /// The versions that were migrated to; none if there are no tables yet.
@@ -414,9 +415,13 @@ impl PostgresOutbox {
 
 #[cfg(feature = "admin")]
 impl PostgresOutbox {
-    /// For what an operator does.
-    pub(crate) fn pool(&self) -> &PgPool {
-        &self.writer.pool
+    /// Works in a transaction that is begun so.
+    pub(crate) async fn transact<T>(
+        &self,
+        begin: &'static str,
+        work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+    ) -> sqlx::Result<T> {
+        transact(&self.writer.pool, begin, work).await
     }
 
     /// A statement for the outbox's schema.
@@ -434,6 +439,22 @@ impl PostgresOutbox {
 async fn fetch(pool: &Connections, statement: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
     let statement = statement.persistent(!pool.leads_to_pooler);
     run(pool, async |connection| statement.fetch_all(connection).await).await
+}
+
+/// Works in a transaction that is begun so, on a connection that no one uses afterwards: sqlx gives one whose `begin` was dropped
+/// back to its pool, and whoever has it next adds rows to a transaction that nobody commits.
+async fn transact<T>(
+    pool: &PgPool,
+    begin: &'static str,
+    work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+) -> sqlx::Result<T> {
+    let mut connection = pool.acquire().await?.detach();
+    connection.execute(begin).await?;
+    let done = work(&mut connection).await?;
+    connection.execute("commit").await?;
+    // The transaction has ended; what becomes of the connection matters to nobody.
+    let _ = connection.close().await;
+    Ok(done)
 }
 
 /// Runs what takes some milliseconds, for [`STATEMENT_TIMEOUT`] at most.

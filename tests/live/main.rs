@@ -17,6 +17,7 @@ mod direct;
 mod fencing;
 mod from_sql;
 mod gaps;
+mod history;
 mod idempotent;
 mod instances;
 mod migrating;

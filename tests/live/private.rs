@@ -58,6 +58,11 @@ impl Private {
         std::fs::read_to_string(self.directory.path().join("postgres/data-path")).unwrap().trim().into()
     }
 
+    /// What the service has written to its log.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.directory.path().join(self.service).join("log")
+    }
+
     /// Stops it without a word: connections stay open, and nothing answers.
     pub(crate) fn freeze(&self) {
         self.signal("-STOP");
