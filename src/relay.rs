@@ -553,7 +553,9 @@ impl Relay {
             let Some(lane) = lane.filter(|_| cut_lane != Some(hole.lane)) else { continue };
             let numbers: Vec<_> = found.iter().map(|row| row.sequence).collect();
             let cut = limits.are_reached(&found);
-            lane.cursor.look(&Look { hole, numbers: &numbers, cut, horizon, ended });
+            if !lane.cursor.look(&Look { hole, numbers: &numbers, cut, horizon, ended }) {
+                continue;
+            }
             if cut {
                 cut_lane = Some(hole.lane);
             } else if hole.high == i64::MAX {

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use bytes::Bytes;
 use rangemap::RangeSet;
@@ -10,8 +10,8 @@ use super::*;
 use crate::error::Error;
 use crate::outbox::{Appended, Head, HeldRow, Progress, Row, Settled};
 use crate::policy::PoisonMode;
-use crate::transport::Record;
 use crate::transport::memory::MemoryTransport;
+use crate::transport::{OnDelivery, QueueFull, Record};
 use crate::tx::Tx;
 use crate::wire::dead_letter::{DeadLetter, DeadLetters};
 use crate::wire::{DEAD_LETTER_PREFIX, HeaderStyle, Headers};
@@ -30,6 +30,8 @@ struct FakeOutbox {
     rows: Mutex<BTreeMap<i64, String>>,
     settled: Mutex<RangeSet<i64>>,
     epoch: Mutex<i64>,
+    life: AtomicI64,
+    writers: Mutex<Option<Vec<String>>>,
     held: Mutex<BTreeSet<(Bytes, i64)>>,
     parked: Mutex<BTreeMap<Bytes, Parked>>,
     poison: Mutex<PoisonMode>,
@@ -50,6 +52,8 @@ impl FakeOutbox {
             parked: Mutex::default(),
             poison: Mutex::new(PoisonMode::Block),
             epoch: Mutex::default(),
+            life: AtomicI64::new(1),
+            writers: Mutex::default(),
             woken: Notify::new(),
             wanted_elsewhere: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
@@ -82,7 +86,7 @@ impl Outbox for FakeOutbox {
 
     fn heads(&self) -> BoxFuture<'_, Result<Vec<Head>>> {
         let last = self.rows.lock().unwrap().keys().last().copied().unwrap_or(0);
-        self.answer(vec![Head { last, floor: 1, highest_settled: 0, life: 1 }])
+        self.answer(vec![Head { last, floor: 1, highest_settled: 0, life: self.life.load(Ordering::SeqCst) }])
     }
 
     fn lease(&self, _: Uuid, _: Duration) -> BoxFuture<'_, Result<Leases>> {
@@ -90,7 +94,7 @@ impl Outbox for FakeOutbox {
         let last = self.rows.lock().unwrap().keys().last().copied().unwrap_or(0);
         let keep = !self.wanted_elsewhere.load(Ordering::SeqCst);
         let lease = Lease { lane: 0, epoch: *self.epoch.lock().unwrap(), settled, last, keep };
-        self.answer(Leases { leases: vec![lease], share: 1, life: 1 })
+        self.answer(Leases { leases: vec![lease], share: 1, life: self.life.load(Ordering::SeqCst) })
     }
 
     fn release<'a>(&'a self, _: Uuid, lanes: &'a [u16], _: bool) -> BoxFuture<'a, Result<()>> {
@@ -117,7 +121,11 @@ impl Outbox for FakeOutbox {
         let limit = limits.rows.min(limits.bytes.div_ceil(ROW_BYTES)).try_into().unwrap();
         let of_hole = |hole: &Hole| rows.range(hole.low..hole.high).take(limit).collect::<Vec<_>>();
         let found = holes.iter().flat_map(of_hole).map(|(number, key)| row(*number, Bytes::from(key.clone())));
-        self.answer(Page { rows: found.collect(), horizon: u64::MAX, life: 1 })
+        self.answer(Page { rows: found.collect(), horizon: u64::MAX, life: self.life.load(Ordering::SeqCst) })
+    }
+
+    fn writers(&self) -> BoxFuture<'_, Result<Option<Vec<String>>>> {
+        self.answer(self.writers.lock().unwrap().clone())
     }
 
     fn woken(&self) -> BoxFuture<'_, ()> {
@@ -144,10 +152,9 @@ impl Outbox for FakeOutbox {
     }
 }
 
-/// Runs a relay until `done`.
-async fn relay(outbox: &Arc<FakeOutbox>, transport: &Arc<MemoryTransport>, done: impl AsyncFnOnce()) {
+/// A relay that has not begun.
+async fn relay_of(outbox: &Arc<FakeOutbox>, transport: Arc<dyn Transport>) -> Relay {
     let fallback = Arc::new(Fallback::open(Arc::clone(outbox) as Arc<dyn Outbox>).await.unwrap());
-    let transport = Arc::clone(transport) as Arc<dyn Transport>;
     let dead_letters = DeadLetters { prefix: DEAD_LETTER_PREFIX.into(), style: HeaderStyle::Binding, max_bytes: 1_000 };
     let poison = Poison {
         definitions: [("d".into(), (*outbox.poison.lock().unwrap(), "dead".into()))].into(),
@@ -155,7 +162,15 @@ async fn relay(outbox: &Arc<FakeOutbox>, transport: &Arc<MemoryTransport>, done:
         producer_id: "p".into(),
     };
     let outbox = Arc::clone(outbox) as Arc<dyn Outbox>;
-    let relay = Relay::new(outbox, Transports::fixed(transport), fallback, Arc::new(poison)).unwrap();
+    Relay::new(outbox, Transports::fixed(transport), fallback, Arc::new(poison)).unwrap()
+}
+
+/// Runs a relay until `done`.
+async fn relay(outbox: &Arc<FakeOutbox>, transport: &Arc<MemoryTransport>, done: impl AsyncFnOnce()) {
+    run(relay_of(outbox, Arc::clone(transport) as Arc<dyn Transport>).await, done).await;
+}
+
+async fn run(relay: Relay, done: impl AsyncFnOnce()) {
     let (stop, stopped) = oneshot::channel::<()>();
     let run = relay.run(async { drop(stopped.await) });
     let stop = async {
@@ -164,6 +179,73 @@ async fn relay(outbox: &Arc<FakeOutbox>, transport: &Arc<MemoryTransport>, done:
     };
     let (result, ()) = tokio::join!(run, stop);
     result.unwrap();
+}
+
+/// Takes records, and says what became of them when it is told to.
+#[derive(Default)]
+struct SlowTransport(Mutex<Vec<OnDelivery>>);
+
+impl std::fmt::Debug for SlowTransport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SlowTransport")
+    }
+}
+
+impl SlowTransport {
+    fn take(&self, on_delivery: OnDelivery) {
+        self.0.lock().unwrap().push(on_delivery);
+    }
+
+    /// How many records it has.
+    fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    fn deliver_all(&self) {
+        for on_delivery in std::mem::take(&mut *self.0.lock().unwrap()) {
+            on_delivery(Ok(Delivery { partition: 0, offset: 0 }));
+        }
+    }
+}
+
+impl Transport for SlowTransport {
+    fn submit(&self, _: &Record, on_delivery: OnDelivery) -> Result<(), QueueFull> {
+        self.take(on_delivery);
+        Ok(())
+    }
+
+    fn room(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn flush(&self, _: Duration) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(true))
+    }
+
+    fn probe(&self, _: Duration) -> BoxFuture<'_, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// A relay that has leased the lane, taken step by step.
+async fn leased(outbox: &Arc<FakeOutbox>) -> (Relay, Arc<SlowTransport>) {
+    let transport = Arc::new(SlowTransport::default());
+    let mut relay = relay_of(outbox, Arc::clone(&transport) as Arc<dyn Transport>).await;
+    relay.keep_leases().await;
+    (relay, transport)
+}
+
+/// Has a relay read one page.
+async fn read_page(relay: &mut Relay) {
+    let answer = relay.read().unwrap().await;
+    relay.look(answer);
+}
+
+/// Has the relay lose the lane, and win it back.
+async fn lose_and_win(relay: &mut Relay, outbox: &FakeOutbox) {
+    *outbox.epoch.lock().unwrap() += 1;
+    relay.renew_at = Instant::now();
+    relay.keep_leases().await;
 }
 
 /// Waits for the condition; virtual time, so a long wait costs nothing.
@@ -347,4 +429,194 @@ async fn a_relay_that_is_woken_looks_at_once() {
         }
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_queued_when_the_leases_run_out_is_not_sent() {
+    let outbox = FakeOutbox::new(1..4, RangeSet::new());
+    let (mut relay, transport) = leased(&outbox).await;
+    read_page(&mut relay).await;
+    tokio::time::advance(LEASE_TIME).await;
+    relay.submit().unwrap();
+    assert_eq!(transport.len(), 0);
+    relay.keep_leases().await;
+    relay.submit().unwrap();
+    assert_eq!(transport.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_known_of_a_lane_whose_lease_ran_out_while_the_database_was_away() {
+    let outbox = FakeOutbox::new(1..4, RangeSet::new());
+    let (mut relay, _) = leased(&outbox).await;
+    read_page(&mut relay).await;
+    outbox.refuses.store(true, Ordering::SeqCst);
+    tokio::time::advance(LEASE_TIME - Duration::from_millis(1)).await;
+    relay.keep_leases().await;
+    assert_eq!(relay.lanes.len(), 1, "it is ours still");
+    tokio::time::advance(RETRY_AFTER).await;
+    relay.keep_leases().await;
+    assert!(relay.lanes.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_queued_under_a_lease_that_was_lost_is_sent_only_once_it_is_read_again() {
+    let outbox = FakeOutbox::new(1..4, RangeSet::new());
+    let (mut relay, transport) = leased(&outbox).await;
+    read_page(&mut relay).await;
+    // Somebody else has delivered the first one meanwhile.
+    outbox.settled.lock().unwrap().insert(1..2);
+    lose_and_win(&mut relay, &outbox).await;
+    read_page(&mut relay).await;
+    relay.submit().unwrap();
+    assert_eq!(transport.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_becomes_of_a_row_of_a_lost_lease_says_nothing_of_the_new_one() {
+    let outbox = FakeOutbox::new(1..4, RangeSet::new());
+    let (mut relay, transport) = leased(&outbox).await;
+    read_page(&mut relay).await;
+    relay.submit().unwrap();
+    lose_and_win(&mut relay, &outbox).await;
+    read_page(&mut relay).await;
+    transport.deliver_all();
+    relay.take_reports().unwrap();
+    assert_eq!((relay.lanes[&0].len(), relay.submitted), (3, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_was_begun_under_a_lease_that_was_lost_is_thrown_away() {
+    let outbox = FakeOutbox::new(1..4, RangeSet::new());
+    let (mut relay, _) = leased(&outbox).await;
+    let answer = relay.read().unwrap().await;
+    lose_and_win(&mut relay, &outbox).await;
+    relay.look(answer);
+    assert_eq!((relay.lanes[&0].len(), relay.queue.len()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_of_another_life_of_the_database_is_thrown_away_and_the_lanes_are_leased_anew() {
+    let outbox = FakeOutbox::new(1..4, RangeSet::from_iter([1..3]));
+    let (mut relay, _) = leased(&outbox).await;
+    outbox.life.store(2, Ordering::SeqCst);
+    read_page(&mut relay).await;
+    assert_eq!((relay.lanes[&0].len(), relay.queue.len()), (0, 0));
+    // What was settled in the other life was undone.
+    *outbox.settled.lock().unwrap() = RangeSet::new();
+    *outbox.epoch.lock().unwrap() += 1;
+    relay.keep_leases().await;
+    read_page(&mut relay).await;
+    assert_eq!(relay.lanes[&0].len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_is_not_handed_over_before_what_is_in_flight_is_delivered_and_written_down() {
+    let outbox = FakeOutbox::new(1..4, RangeSet::new());
+    let (mut relay, transport) = leased(&outbox).await;
+    read_page(&mut relay).await;
+    relay.submit().unwrap();
+    outbox.wanted_elsewhere.store(true, Ordering::SeqCst);
+    relay.renew_at = Instant::now();
+    relay.keep_leases().await;
+    let is_ours = || *outbox.epoch.lock().unwrap() == 0;
+    relay.hand_over().await;
+    assert!(is_ours(), "it is in flight");
+    transport.deliver_all();
+    relay.take_reports().unwrap();
+    relay.hand_over().await;
+    assert!(is_ours(), "it is not written down");
+    relay.save(true).await;
+    relay.hand_over().await;
+    assert!(!is_ours());
+    assert_eq!(*outbox.settled.lock().unwrap(), RangeSet::from_iter([1..4]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn numbers_that_the_database_never_gave_out_are_not_taken_for_dead() {
+    let outbox = FakeOutbox::new(1..3, RangeSet::new());
+    let transport = Arc::new(MemoryTransport::default());
+    let relay = relay_of(&outbox, Arc::clone(&transport) as Arc<dyn Transport>).await;
+    // Drawn in an earlier life of the database, or by a transaction that rolled back and took the number with it.
+    let fallback = Arc::clone(&relay.fallback);
+    fallback.spills.spill(0, 5);
+    run(relay, async || {
+        until(|| outbox.settled.lock().unwrap().contains(&2)).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(fallback.spills.last(0), 2);
+        outbox.rows.lock().unwrap().extend((3..8).map(|number| (number, "key".to_owned())));
+        until(|| transport.records().len() == 7).await;
+    })
+    .await;
+    assert_eq!(numbers(&transport), (1..8).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backlog_of_large_events_is_not_read_into_memory_whole() {
+    let outbox = FakeOutbox::new(1..20_000, RangeSet::new());
+    let (mut relay, _) = leased(&outbox).await;
+    while let Some(page) = relay.read() {
+        let answer = page.await;
+        relay.look(answer);
+    }
+    let bytes = relay.lanes[&0].bytes();
+    assert!(bytes >= LANE_BYTES && bytes <= LANE_BYTES + PAGE_BYTES + usize::try_from(ROW_BYTES).unwrap(), "{bytes}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_a_page_shows_while_its_number_is_asked_for_is_sent_once() {
+    let outbox = FakeOutbox::new(1..3, RangeSet::new());
+    let (mut relay, transport) = leased(&outbox).await;
+    relay.fallback.spills.spill(0, 3);
+    read_page(&mut relay).await;
+    read_page(&mut relay).await;
+    assert!(relay.lanes[&0].is_behind, "3 is drawn and not committed");
+    outbox.rows.lock().unwrap().insert(3, "key".into());
+    let answer = relay.read().unwrap().await;
+    relay.ask_drawn().await;
+    relay.look(answer);
+    read_page(&mut relay).await;
+    relay.submit().unwrap();
+    assert_eq!(transport.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_proves_nothing_by_witnesses_that_ended_after_it_was_begun() {
+    let outbox = FakeOutbox::new([2], RangeSet::new());
+    let (mut relay, _) = leased(&outbox).await;
+    read_page(&mut relay).await;
+    *outbox.writers.lock().unwrap() = Some(vec!["writer of 1".to_owned()]);
+    relay.ask_witnesses().await;
+    let answer = relay.read().unwrap().await;
+    outbox.rows.lock().unwrap().insert(1, "key".into());
+    *outbox.writers.lock().unwrap() = Some(Vec::new());
+    tokio::time::advance(ASK_WITNESSES_EVERY).await;
+    relay.ask_witnesses().await;
+    relay.look(answer);
+    read_page(&mut relay).await;
+    assert_eq!(relay.lanes[&0].len(), 2, "1 was committed when the page was on its way");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_whose_progress_is_refused_is_dropped() {
+    let outbox = FakeOutbox::new(1..4, RangeSet::new());
+    let (mut relay, transport) = leased(&outbox).await;
+    read_page(&mut relay).await;
+    relay.submit().unwrap();
+    transport.deliver_all();
+    relay.take_reports().unwrap();
+    *outbox.epoch.lock().unwrap() += 1;
+    relay.save(true).await;
+    assert!(relay.lanes.is_empty() && outbox.settled.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_number_that_is_given_out_again_in_an_older_database_spills_its_lane() {
+    let outbox = FakeOutbox::new(1..10, RangeSet::new());
+    let fallback = Fallback::open(Arc::clone(&outbox) as Arc<dyn Outbox>).await.unwrap();
+    fallback.spills.settle_below(0, 10);
+    let known = fallback.spills.known(0);
+    outbox.rows.lock().unwrap().retain(|number, _| *number <= 3);
+    outbox.life.store(2, Ordering::SeqCst);
+    fallback.spill(0, Appended::new(3), known).await.unwrap();
+    assert!(fallback.spills.is_spilled(0));
 }

@@ -3,6 +3,7 @@
 use sqlx::PgPool;
 use tidings::{Emitter, OutboxMode, PolicyOverride, Producer};
 
+use crate::broker::{large, take_small_records_alone};
 use crate::support::checker::Numbered;
 use crate::support::events::{Ledger, Sequence, stored_at};
 use crate::support::murmur2::{lane_of, stranger_to};
@@ -60,4 +61,50 @@ async fn a_relay_writes_nothing_for_a_lane_that_was_taken_from_it() {
     ledger.accept(event);
     world.verdict(&ledger).await.assert_kept();
     settled_to(&pool, lane, last).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_parks_no_key_of_a_lane_that_was_taken_from_it() {
+    let world = world!();
+    let producer = world.producer().await;
+    take_small_records_alone(&world).await;
+    let _relay = RunningRelay::of(&producer);
+    let pool = world.pool();
+    let (mut taken, mut kept) = (Sequence::of("tenant-1"), Sequence::of(stranger_to("tenant-1", LANES)));
+    let lane = lane_of("tenant-1", LANES);
+    let (_, number) = store(&producer, &taken.next()).await;
+    settled_to(&pool, lane, number).await;
+    steal(&pool, lane).await;
+    // It does not know yet: it sends the event, which is refused, and that is the first it would say of the lane.
+    let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
+    producer.emit(large(&taken.next()).policy(always)).await.unwrap();
+    for _ in 0..20 {
+        let (other, number) = store(&producer, &kept.next()).await;
+        settled_to(&pool, other, number).await;
+        let noted = "select (select count(*) from tidings.held) + (select count(*) from tidings.parked)";
+        assert_eq!(sqlx::query_scalar::<_, i64>(noted).fetch_one(&pool).await.unwrap(), 0, "written without the lease");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_writes_nothing_under_a_lease_of_another_life_of_the_database() {
+    let world = world!();
+    let producer = world.producer().await;
+    let _relay = RunningRelay::of(&producer);
+    let (pool, ledger, mut sequence) = (world.pool(), Ledger::default(), Sequence::of("tenant-1"));
+    let lane = lane_of("tenant-1", LANES);
+    let index = i16::try_from(lane).unwrap();
+    let epoch = async || -> i64 {
+        sqlx::query_scalar("select epoch from tidings.lane where lane = $1").bind(index).fetch_one(&pool).await.unwrap()
+    };
+    for event in sequence.take(4) {
+        let before = epoch().await;
+        let (_, number) = store(&producer, &event).await;
+        ledger.accept(event);
+        settled_to(&pool, lane, number).await;
+        assert!(number == 1 || epoch().await != before, "written under the old lease");
+        let update = "update tidings.lane set life = life - 1 where lane = $1";
+        sqlx::query(update).bind(index).execute(&pool).await.unwrap();
+    }
+    world.verdict(&ledger).await.assert_kept();
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidings::outbox::Outbox;
 use tidings::{Emitter, EmitterExt, Producer};
 use uuid::Uuid;
 
@@ -11,6 +12,40 @@ use crate::support::events::{Ledger, Sequence, stored_at};
 use crate::support::murmur2::neighbour_of;
 use crate::support::relaying::RunningRelay;
 use crate::world::{LANES, World, emit_until_direct, published, settled_to, world};
+
+/// The proof of a gap's end rests on both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_is_drawn_alone_and_by_a_transaction_that_has_its_id() {
+    let world = world!();
+    let mut tx = world.pool().begin().await.unwrap();
+    // The first one writes to PostgreSQL's log, and has an id for that alone; the next 31 do not.
+    sqlx::query("select tidings.next_seq(0::smallint)").execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut tx = world.pool().begin().await.unwrap();
+    sqlx::query("select tidings.next_seq(0::smallint)").execute(&mut *tx).await.unwrap();
+    let has_id = "select pg_current_xact_id_if_assigned() is not null";
+    assert!(sqlx::query_scalar::<_, bool>(has_id).fetch_one(&mut *tx).await.unwrap());
+    let hoarding = "select count(*) from pg_sequences where schemaname = 'tidings' and cache_size > 1";
+    assert_eq!(sqlx::query_scalar::<_, i64>(hoarding).fetch_one(&mut *tx).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_is_known_by_its_id_which_stays_when_it_is_prepared() {
+    let world = world!();
+    let (pool, outbox, gid) = (world.pool(), world.outbox(), Uuid::new_v4());
+    let producer = world.producer().await;
+    let mut connection = pool.acquire().await.unwrap();
+    sqlx::query("begin").execute(&mut *connection).await.unwrap();
+    producer.emit_in(&mut connection, Sequence::of("tenant-1").next().request()).await.unwrap();
+    let id: String =
+        sqlx::query_scalar("select pg_current_xact_id()::xid::text").fetch_one(&mut *connection).await.unwrap();
+    let writers = Some(vec![id]);
+    assert_eq!(outbox.writers().await.unwrap(), writers);
+    sqlx::query(&format!("prepare transaction '{gid}'")).execute(&mut *connection).await.unwrap();
+    assert_eq!(outbox.writers().await.unwrap(), writers);
+    sqlx::query(&format!("rollback prepared '{gid}'")).execute(&mut *connection).await.unwrap();
+    assert_eq!(outbox.writers().await.unwrap(), Some(Vec::new()));
+}
 
 /// Two keys of one lane, and a producer with a relay.
 struct Scene {

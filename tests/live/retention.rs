@@ -78,6 +78,30 @@ async fn an_event_that_waits_keeps_its_day() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_is_held_or_was_overtaken_keeps_its_day() {
+    let world = world!();
+    let pool = world.pool();
+    delivered(&world, 20).await;
+    age(&pool, 6).await;
+    let outbox = world.outbox().with_retention(Duration::ZERO);
+    // The fifth one, which counts as settled.
+    for change in [
+        "insert into tidings.held select lane, record_key, seq from tidings.outbox where seq = 5",
+        "with freed as (delete from tidings.held returning lane, seq)
+         update tidings.lane l set published = published - int8multirange(int8range(seq, seq + 1)) from freed where freed.lane = l.lane",
+    ] {
+        sqlx::query(change).execute(&pool).await.unwrap();
+        outbox.retain().await.unwrap();
+        assert_eq!(logged(&pool).await, 20, "{change}");
+    }
+    let settled =
+        "update tidings.lane set published = int8multirange(range_merge(published)) where not isempty(published)";
+    sqlx::query(settled).execute(&pool).await.unwrap();
+    outbox.retain().await.unwrap();
+    assert_eq!(logged(&pool).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_waits_for_what_a_transaction_of_days_holds() {
     let world = world!();
     let pool = world.pool();

@@ -214,6 +214,7 @@ async fn an_outage_is_no_attempt_of_a_parked_key() {
     assert_eq!(lane.due(later + FIRST_BACKOFF), [1], "it is tried again from memory");
     written.save(&mut lane);
     assert_eq!(written.parked[&Bytes::from("a")].attempts, 1);
+    assert_eq!(lane.failed(1, &refusal(), later + FIRST_BACKOFF, Utc::now()), 2, "the outage did not count");
 }
 
 #[tokio::test(start_paused = true)]
