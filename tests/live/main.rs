@@ -19,6 +19,7 @@ mod from_sql;
 mod gaps;
 mod idempotent;
 mod instances;
+mod lanes;
 mod migrating;
 mod operating;
 mod outage;
