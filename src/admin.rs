@@ -32,7 +32,7 @@ use serde_json::json;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventId;
-use crate::outbox::{Command, Row, envelope, lane};
+use crate::outbox::{Command, Lanes, Row, envelope, lane};
 use crate::transport::Record;
 use crate::wire::{DeadLetter, Headers, decode};
 
@@ -178,12 +178,21 @@ impl Admin {
     }
 
     async fn set_paused(&self, lane: Option<u16>, paused: bool, actor: &Actor) -> Result<Vec<u16>> {
-        let lanes = self.store.lanes().await?;
+        let lanes = self.store.lanes().await?.count();
         if let Some(lane) = lane.filter(|lane| *lane >= lanes) {
             let message = format!("there is no lane {lane}: they are numbered from 0 to {}", lanes.saturating_sub(1));
             return Err(Error::new(ErrorKind::InvalidRequest, message));
         }
         self.store.set_paused(lane, paused, actor).await
+    }
+
+    /// How many lanes the log has, those that are in use no more too.
+    async fn logged_lanes(&self) -> Result<u16> {
+        Ok(u16::try_from(self.store.heads().await?.len()).unwrap_or(Lanes::MAX))
+    }
+
+    async fn lanes_of(&self, filter: &RowFilter) -> Result<std::ops::Range<u16>> {
+        Ok(lanes_of(filter, self.store.lanes().await?, self.logged_lanes().await?))
     }
 
     /// The rows of the log that the filter lets through, in order of lane and number, up to `limit`, behind this one.
@@ -197,7 +206,7 @@ impl Admin {
     pub async fn rows(&self, filter: &RowFilter, limit: u32, after: Option<(u16, i64)>) -> Result<Vec<LogRow>> {
         let mut rows: Vec<LogRow> = Vec::new();
         let (first, number) = after.unwrap_or_default();
-        for lane in lanes_of(filter, self.store.lanes().await?).filter(|lane| *lane >= first) {
+        for lane in self.lanes_of(filter).await?.filter(|lane| *lane >= first) {
             let left = limit.saturating_sub(u32::try_from(rows.len()).unwrap_or(u32::MAX));
             if left == 0 {
                 break;
@@ -216,7 +225,7 @@ impl Admin {
     /// [`ErrorKind::Schema`] if it can't be read, [`ErrorKind::InvalidRequest`] if there is no such lane,
     /// [`ErrorKind::Storage`] if the database fails.
     pub async fn row(&self, lane: u16, sequence: i64) -> Result<Option<FullRow>> {
-        if lane >= self.store.lanes().await? {
+        if lane >= self.logged_lanes().await? {
             return Err(Error::new(ErrorKind::InvalidRequest, format!("there is no lane {lane}")));
         }
         let filter = &RowFilter::default();
@@ -230,8 +239,8 @@ impl Admin {
     /// It covers the rows that were there when it began, and not the events that went to their topic directly: those never
     /// were in the log. For its own topic, a row that waits or is held is left out: it comes anyway. Rows that are replays
     /// themselves are left out unless [asked for](Replay::with_replays). Rows go in order of lane and number, 500 in a
-    /// transaction: each key keeps its order. What its limits allow is not checked again: a row that has become too large by
-    /// the header parks its key.
+    /// transaction: each key keeps its order, unless the number of lanes was changed in between. What its limits allow is not
+    /// checked again: a row that has become too large by the header parks its key.
     ///
     /// Asked for again with the same id, it goes on behind the last page that was appended; one that has ended does nothing.
     /// Rows that were dropped since they were delivered can't be replayed; [`Replayed::gone`] says where that may be so.
@@ -265,12 +274,13 @@ impl Admin {
         if let Some(topic) = &replay.topic {
             check_topic(topic)?;
         }
-        let (lasts, mut lane, mut after) = self.begin_replay(replay, actor).await?;
-        let lanes = u16::try_from(lasts.len()).unwrap_or(u16::MAX);
-        let of_filter = lanes_of(&replay.filter, lanes);
+        let lanes = self.store.lanes().await?;
+        let (lasts, mut lane, mut after) = self.begin_replay(replay, actor, lanes).await?;
+        let logged = u16::try_from(lasts.len()).unwrap_or(u16::MAX);
+        let of_filter = lanes_of(&replay.filter, lanes, logged);
         let mut replayed = Replayed::default();
         let written_down = |detail: serde_json::Value, action| Change { actor, action, detail: detail.to_string() };
-        while lane < of_filter.end.min(lanes) {
+        while lane < of_filter.end.min(logged) {
             let scan = Scan {
                 lane,
                 low: after + 1,
@@ -291,7 +301,7 @@ impl Admin {
             let rows: Vec<_> = rows.filter_map(Result::transpose).collect::<Result<_>>()?;
             if !rows.is_empty() {
                 let detail = json!({ "replay": replay.id, "lane": lane, "after": after, "to": to, "rows": rows.len() });
-                self.store.append_audited(&rows, written_down(detail, "replay_page")).await?;
+                self.store.append_audited(lanes, &rows, written_down(detail, "replay_page")).await?;
                 replayed.events += u64::try_from(rows.len()).unwrap_or_default();
                 // Relays elsewhere find them without it, a little later.
                 let _ = self.store.wake().await;
@@ -300,21 +310,23 @@ impl Admin {
         }
         if lane < u16::MAX {
             let detail = json!({ "replay": replay.id, "lane": u16::MAX, "to": 0 });
-            self.store.append_audited(&[], written_down(detail, "replay_end")).await?;
+            self.store.append_audited(lanes, &[], written_down(detail, "replay_end")).await?;
         }
         Ok(replayed)
     }
 
     /// The last number of each lane when the replay began, and the lane and number behind which it goes on.
-    async fn begin_replay(&self, replay: &Replay, actor: &Actor) -> Result<(Vec<i64>, u16, i64)> {
+    async fn begin_replay(&self, replay: &Replay, actor: &Actor, lanes: Lanes) -> Result<(Vec<i64>, u16, i64)> {
+        let start =
+            |lasts: &[i64]| lanes_of(&replay.filter, lanes, u16::try_from(lasts.len()).unwrap_or(u16::MAX)).start;
         let mut detail = replay.detail();
         let Some((first, last)) = self.store.replay(&replay.id).await? else {
             let lasts: Vec<_> = self.store.heads().await?.into_iter().map(|head| head.last).collect();
             detail["lasts"] = json!(lasts);
             let change = Change { actor, action: "replay", detail: detail.to_string() };
-            self.store.append_audited(&[], change).await?;
-            let lanes = u16::try_from(lasts.len()).unwrap_or(u16::MAX);
-            return Ok((lasts, lanes_of(&replay.filter, lanes).start, 0));
+            self.store.append_audited(lanes, &[], change).await?;
+            let start = start(&lasts);
+            return Ok((lasts, start, 0));
         };
         let unreadable =
             |source| Error::new(ErrorKind::Schema, "what was written down of the replay").with_source(source);
@@ -326,10 +338,9 @@ impl Admin {
             return Err(Error::new(ErrorKind::InvalidRequest, message));
         }
         let lasts: Vec<i64> = serde_json::from_value(detail["lasts"].take()).map_err(unreadable)?;
-        let lanes = u16::try_from(lasts.len()).unwrap_or(u16::MAX);
         let lane = last["lane"].as_u64().and_then(|lane| u16::try_from(lane).ok());
         let place = lane.map(|lane| (lane, last["to"].as_i64().unwrap_or_default()));
-        let (lane, after) = place.unwrap_or((lanes_of(&replay.filter, lanes).start, 0));
+        let (lane, after) = place.unwrap_or((start(&lasts), 0));
         Ok((lasts, lane, after))
     }
 
@@ -380,7 +391,7 @@ impl Admin {
     /// ```
     pub async fn verifier(&self, filter: &RowFilter) -> Result<Verifier> {
         let mut verifier = Verifier::default();
-        for lane in lanes_of(filter, self.store.lanes().await?) {
+        for lane in self.lanes_of(filter).await? {
             let mut low = 1;
             loop {
                 let (rows, bytes) = (LIGHT_ROWS, i64::MAX);
@@ -448,7 +459,9 @@ impl Admin {
         if !rows.is_empty() {
             let ids: Vec<_> = rows.iter().map(|row| row.event_id.to_string()).collect();
             let detail = json!({ "rows": rows.len(), "ids": ids });
-            self.store.append_audited(&rows, Change { actor, action: "redrive", detail: detail.to_string() }).await?;
+            self.store
+                .append_audited(lanes, &rows, Change { actor, action: "redrive", detail: detail.to_string() })
+                .await?;
             // Relays elsewhere find them without it, a little later.
             let _ = self.store.wake().await;
         }
@@ -486,14 +499,15 @@ impl Replay {
     }
 }
 
-/// The lanes that have what the filter lets through.
-fn lanes_of(filter: &RowFilter, lanes: u16) -> std::ops::Range<u16> {
+/// The lanes that have what the filter lets through, of so many that are in the log. A key that was in another lane, before
+/// the number of lanes was changed, may be in any.
+fn lanes_of(filter: &RowFilter, lanes: Lanes, logged: u16) -> std::ops::Range<u16> {
     match &filter.key {
-        Some(key) => {
-            let lane = lane::of_key(key.as_bytes(), lanes);
+        Some(key) if !lanes.were_changed() => {
+            let lane = lane::of_key(key.as_bytes(), lanes.count());
             lane..lane + 1
         }
-        None => 0..lanes,
+        _ => 0..logged,
     }
 }
 
@@ -527,7 +541,7 @@ fn full(scanned: Scanned) -> Result<FullRow> {
 }
 
 /// The row that is appended for this one, if one is.
-fn again(FullRow { row, record }: FullRow, replay: &Replay, lanes: u16) -> Result<Option<Row>> {
+fn again(FullRow { row, record }: FullRow, replay: &Replay, lanes: Lanes) -> Result<Option<Row>> {
     let topic = replay.topic.as_deref().unwrap_or(&record.topic);
     let comes_anyway = row.state != RowState::Settled && *topic == *record.topic;
     if comes_anyway || (!replay.replays && record.headers.get(REPLAY_HEADER).is_some()) {
@@ -539,7 +553,7 @@ fn again(FullRow { row, record }: FullRow, replay: &Replay, lanes: u16) -> Resul
     }
     headers.push(REPLAY_HEADER, replay.id.as_bytes());
     Ok(Some(Row {
-        lane: lane::of_key(&record.key, lanes),
+        lane: lane::of_key(&record.key, lanes.count()),
         event_id: row.event_id.parse()?,
         definition_key: row.definition_key.into(),
         record: Record { topic: topic.into(), headers, ..record },
@@ -547,7 +561,7 @@ fn again(FullRow { row, record }: FullRow, replay: &Replay, lanes: u16) -> Resul
 }
 
 /// The row of an event that was dead.
-fn revive(dead: &DeadRecord, lanes: u16) -> Result<Row> {
+fn revive(dead: &DeadRecord, lanes: Lanes) -> Result<Row> {
     let fault = |why: &str| Error::new(ErrorKind::InvalidEvent, format!("the dead letter {why}"));
     let letter = DeadLetter::read(dead.headers.iter(), &dead.prefix)?;
     if letter.omitted_payload_bytes.is_some() {
@@ -563,7 +577,7 @@ fn revive(dead: &DeadRecord, lanes: u16) -> Result<Row> {
     }
     let event = decode(headers.iter(), dead.payload.as_deref())?;
     Ok(Row {
-        lane: lane::of_key(&dead.key, lanes),
+        lane: lane::of_key(&dead.key, lanes.count()),
         event_id: event.id.parse::<EventId>()?,
         definition_key: dead.definition_key.clone().unwrap_or(event.event_type).into(),
         record: Record {
@@ -633,15 +647,16 @@ mod tests {
             headers.push_prefixed("x-dlq-", name, value.as_bytes());
         }
         let letter = |headers: &Headers| DeadRecord::new("k", headers.clone(), None).with_prefix("x-dlq-");
-        let row = revive(&letter(&headers), 32).unwrap();
+        let lanes = Lanes::new(32, 0).unwrap();
+        let row = revive(&letter(&headers), lanes).unwrap();
         assert_eq!(
             (row.event_id.to_string(), &*row.definition_key, &*row.record.topic),
             ("e-1".into(), "t", "shop.order")
         );
         assert_eq!(row.record.headers.count(), 4);
-        assert!(revive(&DeadRecord { key: "".into(), ..letter(&headers) }, 32).is_err());
+        assert!(revive(&DeadRecord { key: "".into(), ..letter(&headers) }, lanes).is_err());
         headers.push_prefixed("x-dlq-", "payload-omitted", b"true");
         headers.push_prefixed("x-dlq-", "payload-bytes", b"9");
-        assert_eq!(revive(&letter(&headers), 32).unwrap_err().kind(), ErrorKind::InvalidEvent);
+        assert_eq!(revive(&letter(&headers), lanes).unwrap_err().kind(), ErrorKind::InvalidEvent);
     }
 }

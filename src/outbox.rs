@@ -37,34 +37,38 @@ pub(crate) mod sqlite;
 /// events from 1. Rows are only ever added. What has been relayed is the set of *settled* numbers of each lane; its
 /// holes are what is still to be read.
 pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
-    /// How many lanes there are: the same for everyone who uses this outbox.
+    /// How many lanes there are: the same for everyone who uses this outbox. Not older than what any append was refused for
+    /// before this was called.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Schema`] if the tables are missing or of another version,
     /// [`ErrorKind::Storage`] if the database fails.
-    fn lanes(&self) -> BoxFuture<'_, Result<u16>>;
+    fn lanes(&self) -> BoxFuture<'_, Result<Lanes>>;
 
-    /// Adds rows, durably, in one statement; all or none. Yields where they are, in the order of the rows.
+    /// Adds rows, durably, in one statement; all or none. Yields where they are, in the order of the rows. Each is in the lane
+    /// of its key, of so many `lanes`.
     ///
     /// # Errors
     ///
+    /// [`ErrorKind::StorageConflict`] if these are not the [lanes](Self::lanes) that there are now: nothing was added.
     /// [`ErrorKind::Storage`] if the database fails. It may then hold the rows all the same.
     ///
     /// # Cancel safety
     ///
     /// Dropped while it runs, the rows may or may not be there.
-    fn append<'a>(&'a self, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>>;
+    fn append<'a>(&'a self, lanes: Lanes, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>>;
 
-    /// Adds rows in the caller's transaction, and exists exactly if that commits.
+    /// Adds rows in the caller's transaction, and exists exactly if that commits. The number of lanes stays as it is until then.
     ///
     /// # Errors
     ///
+    /// [`ErrorKind::StorageConflict`] if these are not the [lanes](Self::lanes) that there are now,
     /// [`ErrorKind::UnsupportedTransaction`] if it is one of another database,
     /// [`ErrorKind::Storage`] if the database fails.
-    fn append_in<'a>(&'a self, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>>;
+    fn append_in<'a>(&'a self, lanes: Lanes, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>>;
 
-    /// How far each lane has been written and relayed, lane 0 first.
+    /// How far each lane has been written and relayed, lane 0 first; those that are in use no more, too.
     ///
     /// # Errors
     ///
@@ -166,6 +170,56 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 const RETENTION: Duration = Duration::from_secs(3 * 86_400);
 
+/// How many lanes there are, as of which change of their number.
+///
+/// Two are equal if nobody has changed the number between them, be it there and back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lanes(i64);
+
+impl Lanes {
+    /// The most that there can be.
+    pub const MAX: u16 = 1024;
+
+    /// What the number of changes is multiplied by, so that one number says all.
+    const CHANGE: i64 = 10_000;
+
+    /// So many lanes, after so many changes of their number.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Schema`] unless there are 1 to 1,024 lanes, and a number of changes that can be.
+    pub fn new(count: u16, changes: u32) -> Result<Self> {
+        Self::from_layout(i64::from(changes) * Self::CHANGE + i64::from(count))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(self) -> u16 {
+        u16::try_from(self.0 % Self::CHANGE).unwrap_or(Self::MAX)
+    }
+
+    /// Whether their number was ever changed.
+    #[must_use]
+    pub fn were_changed(self) -> bool {
+        self.0 >= Self::CHANGE
+    }
+
+    /// Of one number, `changes * 10000 + lanes`.
+    pub(crate) fn from_layout(layout: i64) -> Result<Self> {
+        let count = layout % Self::CHANGE;
+        if layout < 1 || !(1..=i64::from(Self::MAX)).contains(&count) {
+            let message = format!("an outbox has 1 to {} lanes, and this one says {layout}", Self::MAX);
+            return Err(Error::new(ErrorKind::Schema, message));
+        }
+        Ok(Self(layout))
+    }
+
+    /// As one number.
+    pub(crate) fn layout(self) -> i64 {
+        self.0
+    }
+}
+
 /// An event to append.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -224,9 +278,9 @@ impl Command {
 }
 
 impl Row {
-    pub(crate) fn new(resolved: Resolved, lanes: u16) -> Self {
+    pub(crate) fn new(resolved: Resolved, lanes: Lanes) -> Self {
         Self {
-            lane: lane::of_key(&resolved.record.key, lanes),
+            lane: lane::of_key(&resolved.record.key, lanes.count()),
             event_id: resolved.id,
             definition_key: resolved.definition_key,
             record: resolved.record,
@@ -437,6 +491,16 @@ fn seconds_of(time: DateTime<Utc>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lanes_that_were_changed_there_and_back_are_others() {
+        let [first, again] = [0, 2].map(|changes| Lanes::new(32, changes).unwrap());
+        assert!(first != again && first.count() == again.count() && again.were_changed() && !first.were_changed());
+        assert_eq!(Lanes::from_layout(again.layout()).unwrap(), again);
+        for layout in [0, -1, 10_000, 11_025, -9_968] {
+            assert_eq!(Lanes::from_layout(layout).unwrap_err().kind(), ErrorKind::Schema, "{layout}");
+        }
+    }
 
     #[test]
     fn the_floor_is_the_first_number_that_is_missing() {

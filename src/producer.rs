@@ -211,9 +211,22 @@ impl Producer {
             requests.into_iter().map(|request| self.0.catalog.resolve(request)).collect::<Result<Vec<_>>>()?;
         let ids: Vec<_> = resolved.iter().map(|resolved| (resolved.id.clone(), resolved.policy.enabled())).collect();
         let enabled = resolved.into_iter().filter(|resolved| resolved.policy.enabled());
-        let rows: Vec<_> = enabled.map(|resolved| Row::new(resolved, fallback.lanes)).collect();
+        let lanes = fallback.lanes();
+        let rows: Vec<_> = enabled.map(|resolved| Row::new(resolved, lanes)).collect();
         let known: Vec<_> = rows.iter().map(|row| fallback.spills.known(row.lane)).collect();
-        let appended = if rows.is_empty() { Vec::new() } else { fallback.outbox.append_in(tx, &rows).await? };
+        let appended = match &rows[..] {
+            [] => Vec::new(),
+            rows => match fallback.outbox.append_in(lanes, tx, rows).await {
+                Err(error) if error.kind() == ErrorKind::StorageConflict => {
+                    // It may be the number of lanes. The transaction is lost anyway; run again, it finds the new one.
+                    if let Err(error) = fallback.recount(lanes).await {
+                        tracing::debug!(%error, "the lanes could not be counted anew");
+                    }
+                    return Err(error);
+                }
+                appended => appended?,
+            },
+        };
         for ((row, appended), known) in rows.iter().zip(&appended).zip(known) {
             // Spilled already before the commit: no direct event of the key may come in between.
             fallback.spill(row.lane, *appended, known).await?;

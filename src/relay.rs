@@ -463,7 +463,7 @@ impl Relay {
         }
         self.ask_drawn_at = now + ASK_DRAWN_EVERY;
         let spills = &self.fallback.spills;
-        let known: Vec<_> = (0..self.fallback.lanes).map(|lane| spills.known(lane)).collect();
+        let known = spills.all_known();
         let Some(heads) = within(self.outbox.drawn()).await else { return };
         for ((index, known), head) in (0..).zip(known).zip(heads) {
             if head.last < known.last {

@@ -19,9 +19,9 @@ create table tidings.outbox (
 create index on tidings.outbox (lane, seq);
 
 -- How far each lane has been relayed, and by whom, in which life of the database. The set of published numbers is small: its
--- holes are what counts. A paused lane is released by its owner, and taken by nobody.
+-- holes are what counts. A paused lane is released by its owner, and taken by nobody; so is one that is not in use any more.
 create table tidings.lane (
-  lane        smallint primary key,
+  lane        smallint primary key check (lane between 0 and 1023),
   owner       text,
   epoch       bigint not null default 0,
   life        bigint,
@@ -65,7 +65,8 @@ create table tidings.audit (
   at     timestamptz not null default clock_timestamp(),
   who    text  not null check (who <> ''),
   why    text  not null check (why <> ''),
-  action text  not null, -- resume, skip, dead_letter, pause_lanes, resume_lanes, redrive, replay, replay_page or replay_end
+  -- resume, skip, dead_letter, pause_lanes, resume_lanes, change_lanes, redrive, replay, replay_page or replay_end
+  action text  not null,
   detail jsonb not null
 );
 -- A page of a replay is appended once, whoever asks for it.
@@ -84,10 +85,26 @@ do $$ begin
   end loop;
 end $$;
 
--- Inlined into the INSERT. The CASE makes the number depend on the transaction's id, so that the id is always the older
--- of the two. That a number is proven dead once every older transaction has ended rests on it.
-create function tidings.next_seq(lane smallint) returns bigint language sql volatile
-return nextval(case when pg_current_xact_id() is not null then ('tidings.lane_' || lane || '_seq')::regclass end);
+-- How many lanes are in use, as `changes * 10000 + lanes`: a number that was changed there and back is not the old one. It is a
+-- function since the catalog is transactional, and yet of no snapshot: whoever waited for the lock that a change takes sees the
+-- new one, in a transaction of REPEATABLE READ that began before, too. It must not be IMMUTABLE: then plans that have its value would not
+-- be thrown away.
+create function tidings.layout() returns bigint language sql stable parallel safe return 32::bigint;
+
+create function tidings.lanes() returns int language sql stable parallel safe return (tidings.layout() % 10000)::int;
+
+create function tidings.refuse_layout(layout bigint) returns regclass language plpgsql as $$
+begin
+  raise 'the number of lanes was changed: the events are laid out for % lanes (%), and there are % (%)',
+    layout % 10000, layout, tidings.lanes(), tidings.layout() using errcode = 'TD001';
+end $$;
+
+-- Inlined into the INSERT. The inner CASE makes the number depend on the transaction's id, so that the id is always the older
+-- of the two. That a number is proven dead once every older transaction has ended rests on it. The outer one compares after the INSERT has
+-- its lock on the log: the number of lanes stays as it is until the transaction has ended.
+create function tidings.next_seq(lane smallint, layout bigint) returns bigint language sql volatile
+return nextval(case when layout is distinct from tidings.layout() then tidings.refuse_layout(layout)
+               else case when pg_current_xact_id() is not null then ('tidings.lane_' || lane || '_seq')::regclass end end);
 
 -- Which life of the database this is. After a failover or a restore numbers and transaction ids may be given out again, so a
 -- lease of another life is void.
@@ -131,11 +148,84 @@ begin
   return dropped;
 end $$;
 
+-- A lane of which something that was there this long ago is not delivered.
+create function tidings.undelivered(waited interval) returns smallint language sql volatile
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off as $$
+  select l.lane from tidings.lane l
+  where exists (select from tidings.parked p where p.lane = l.lane)
+     or exists (select from tidings.held h where h.lane = l.lane)
+     or exists (
+       select from unnest(int8multirange(int8range(1, null)) - l.published) as hole
+       cross join lateral (
+         select from tidings.outbox o
+         where o.lane = l.lane and o.seq >= lower(hole) and o.seq < coalesce(upper(hole), 9223372036854775807)
+           and o.created_at <= clock_timestamp() - waited
+         limit 1) o)
+  limit 1
+$$;
+
+-- Changes the number of lanes, and says what it was: docs/operating.md. All or nothing, and only when nothing is on its way: an event
+-- that goes to another lane than the one before it of the same key could overtake it. Writers wait meanwhile, for 1.2 seconds at
+-- most. Lanes that are too many stay, unused: their rows are history, and their numbers go on if they are used again.
+create function tidings.change_lanes(lanes int) returns int language plpgsql
+security definer set search_path = pg_catalog, pg_temp set lock_timeout = '200ms' set jit = off as $$
+declare
+  before  bigint;
+  give_up timestamptz;
+  waits   smallint;
+  n       int;
+begin
+  if lanes is null or lanes not between 1 and 1024 then
+    raise 'there can be 1 to 1,024 lanes, and not %', coalesce(lanes::text, 'null') using errcode = 'invalid_parameter_value';
+  elsif current_setting('transaction_isolation') <> 'read committed' then
+    raise 'nothing was changed: only a READ COMMITTED transaction can see lanes drain' using errcode = 'invalid_transaction_state';
+  end if;
+  -- What has waited for long will not be gone in a moment, and no writer is to wait for it.
+  waits := tidings.undelivered(interval '1 second');
+  if waits is null then
+    -- What takes time comes first, as long as nobody waits.
+    for n in select i from generate_series(0, lanes - 1) i where not exists (select from tidings.lane l where l.lane = i) loop
+      execute format('create sequence tidings.lane_%s_seq cache 1', n);
+      if to_regrole('tidings_writer') is not null then
+        execute format('grant usage on sequence tidings.lane_%s_seq to tidings_writer', n);
+      end if;
+      if to_regrole('tidings_relay') is not null then
+        execute format('grant select on sequence tidings.lane_%s_seq to tidings_relay', n);
+      end if;
+      insert into tidings.lane (lane) values (n);
+    end loop;
+    lock table only tidings.outbox in share row exclusive mode;
+    before := tidings.layout();
+    give_up := clock_timestamp() + interval '1 second';
+    loop
+      waits := tidings.undelivered(interval '0');
+      exit when waits is null or clock_timestamp() > give_up;
+      perform pg_sleep(0.01);
+    end loop;
+  end if;
+  if waits is not null then
+    raise 'nothing was changed: lane % has events that are not delivered', waits
+      using errcode = 'object_in_use', hint = 'see docs/operating.md; then call it again';
+  end if;
+  -- No transaction that has drawn a number is open: numbers that do not show are dead.
+  update tidings.lane l set published = l.published + int8multirange(int8range(1, s.last + 1))
+  from (select lane, pg_sequence_last_value(('tidings.lane_' || lane || '_seq')::regclass) as last from tidings.lane) s
+  where s.lane = l.lane and s.last is not null and not l.published @> int8range(1, s.last + 1);
+  execute format('create or replace function tidings.layout() returns bigint language sql stable parallel safe return %s::bigint',
+                 (before / 10000 + 1) * 10000 + lanes);
+  insert into tidings.audit (who, why, action, detail)
+  values (session_user, 'tidings.change_lanes', 'change_lanes',
+          jsonb_build_object('from', before % 10000, 'to', lanes));
+  return before % 10000;
+exception when lock_not_available then
+  raise 'nothing was changed: a transaction that has appended events is open' using errcode = 'lock_not_available',
+    hint = 'call it again when it has ended; pg_locks says whose it is';
+end $$;
+
 -- What services in any language may call: docs/outbox-sql.md.
 
--- The lane of a record key: murmur2 of its UTF-8 bytes, as Kafka's clients have it. Whoever changes the number of lanes
--- changes the default.
-create function tidings.lane_of(record_key text, lanes int default 32) returns smallint
+-- The lane of a record key: murmur2 of its UTF-8 bytes, as Kafka's clients have it.
+create function tidings.lane_of(record_key text, lanes int default tidings.lanes()) returns smallint
 language plpgsql immutable strict parallel safe as $$
 declare
   data bytea           := convert_to(record_key, 'UTF8');
@@ -203,17 +293,19 @@ begin
     raise 'the headers must be pairs of a name and a value, and there are % texts', cardinality(headers)
       using errcode = 'invalid_parameter_value';
   end if;
-  lane := tidings.lane_of(record_key);
   encoded := tidings.encode_headers(headers);
   if encoded is null then
     raise 'a header has a null name or value' using errcode = 'invalid_parameter_value';
   end if;
   insert into tidings.outbox as o (lane, seq, event_id, definition_key, topic, record_key, headers, payload, envelope_version)
-  values (append.lane, tidings.next_seq(append.lane), append.event_id, coalesce(append.definition_key, ''), append.topic,
-          append.record_key, encoded, append.payload, 1)
+  -- Reckoned in the INSERT, which has its lock by then: the number of lanes can't change in between.
+  select l.lane, tidings.next_seq(l.lane, tidings.layout()), append.event_id, coalesce(append.definition_key, ''), append.topic,
+         append.record_key, encoded, append.payload, 1
+  from (select tidings.lane_of(append.record_key, tidings.lanes()) as lane offset 0) l
   on conflict do nothing
-  returning o.seq into seq;
+  returning o.lane, o.seq into append.lane, append.seq;
   if not found then -- Only a unique index on the event id, which is for each team to create, leads here.
+    lane := tidings.lane_of(append.record_key, tidings.lanes());
     select f.seq into seq from tidings.find(append.event_id) f where f.lane = append.lane;
     if not found then
       raise 'another event of the id % is in the outbox', quote_literal(event_id) using errcode = 'unique_violation';
@@ -221,7 +313,7 @@ begin
   end if;
 end $$;
 
-revoke all on function tidings.append, tidings.find, tidings.drop_delivered from public;
+revoke all on function tidings.append, tidings.find, tidings.drop_delivered, tidings.undelivered, tidings.change_lanes from public;
 
 -- Roles to grant to the users of services and relays. They belong to the cluster, so another database may have made them,
 -- or make them at this moment; and who migrates may not be allowed to.

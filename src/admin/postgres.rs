@@ -13,7 +13,10 @@ use crate::error::{ErrorKind, Result};
 use crate::event::EventId;
 use crate::outbox::failure::failed;
 use crate::outbox::postgres::{APPEND, PostgresOutbox, READER_SETTINGS, append, lane_number, lane_of};
-use crate::outbox::{Command, Outbox as _, Row};
+use crate::outbox::{Command, Lanes, Outbox as _, Row};
+
+/// Those that are in use.
+const LANES: &str = "select lane, paused from tidings.lane where lane < tidings.lanes() order by lane";
 
 /// What waits is in the holes of what is settled: nothing else is read.
 const DEPTH: &str = "
@@ -163,8 +166,7 @@ impl Store for PostgresOutbox {
     fn depth(&self) -> BoxFuture<'_, Result<Depths>> {
         Box::pin(async {
             let read = self.read(async |tx| {
-                let lanes =
-                    query(&self.sql("select lane, paused from tidings.lane order by lane")).fetch_all(&mut *tx).await?;
+                let lanes = query(&self.sql(LANES)).fetch_all(&mut *tx).await?;
                 let parts = query(&self.sql(DEPTH)).fetch_all(&mut *tx).await?;
                 Ok(Depths {
                     lanes: lanes
@@ -262,7 +264,7 @@ impl Store for PostgresOutbox {
         })
     }
 
-    fn append_audited<'a>(&'a self, rows: &'a [Row], change: Change<'a>) -> BoxFuture<'a, Result<()>> {
+    fn append_audited<'a>(&'a self, lanes: Lanes, rows: &'a [Row], change: Change<'a>) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             // It finds out whether event ids are unique.
             self.lanes().await?;
@@ -274,7 +276,7 @@ impl Store for PostgresOutbox {
                 } else {
                     rows
                 };
-                append(&self.sql(APPEND), rows).persistent(false).execute(&mut *tx).await?;
+                append(&self.sql(APPEND), lanes, rows).persistent(false).execute(&mut *tx).await?;
                 self.write_down(tx, &change).await
             });
             write.await.map_err(failed("appending to the log"))

@@ -10,7 +10,7 @@ use crate::BoxFuture;
 use crate::error::{ErrorKind, Result};
 use crate::outbox::failure::failed;
 use crate::outbox::sqlite::{SqliteOutbox, append, set_of};
-use crate::outbox::{Command, Row, time_of};
+use crate::outbox::{Command, Lanes, Row, time_of};
 
 const LANES: &str = "
     select lane, paused, published,
@@ -248,7 +248,7 @@ impl Store for SqliteOutbox {
         })
     }
 
-    fn append_audited<'a>(&'a self, rows: &'a [Row], change: Change<'a>) -> BoxFuture<'a, Result<()>> {
+    fn append_audited<'a>(&'a self, _: Lanes, rows: &'a [Row], change: Change<'a>) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let write = async {
                 let mut tx = self.begin_to_write().await?;

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::model::{Actor, AuditEntry, LogRow, ParkedKey, RowFilter, Verification};
 use crate::BoxFuture;
 use crate::error::Result;
-use crate::outbox::{Command, Outbox, Row};
+use crate::outbox::{Command, Lanes, Outbox, Row};
 
 pub(super) trait Store: Outbox {
     fn depth(&self) -> BoxFuture<'_, Result<Depths>>;
@@ -27,7 +27,7 @@ pub(super) trait Store: Outbox {
 
     fn scan<'a>(&'a self, scan: Scan<'a>) -> BoxFuture<'a, Result<Vec<Scanned>>>;
 
-    fn append_audited<'a>(&'a self, rows: &'a [Row], change: Change<'a>) -> BoxFuture<'a, Result<()>>;
+    fn append_audited<'a>(&'a self, lanes: Lanes, rows: &'a [Row], change: Change<'a>) -> BoxFuture<'a, Result<()>>;
 
     fn verify(&self) -> BoxFuture<'_, Result<Verification>>;
 

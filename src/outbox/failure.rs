@@ -84,6 +84,7 @@ const SQLSTATES: &[(&str, ErrorKind, bool, &str)] = &[
     ("57014", ErrorKind::Storage, false, "query cancelled, statement timeout"),
     ("57", ErrorKind::Storage, true, "shutdown, crash, start-up"),
     ("58", ErrorKind::Storage, true, "system error: I/O, files"),
+    ("TD001", ErrorKind::StorageConflict, false, "of ours: the number of lanes was changed meanwhile"),
     ("XX", ErrorKind::Storage, true, "internal error"),
     ("", ErrorKind::StorageRejected, false, "any other: privileges, constraints, limits, syntax"),
 ];

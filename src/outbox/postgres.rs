@@ -17,8 +17,8 @@ use uuid::Uuid;
 use super::failure::{failed, failed_in_transaction};
 use super::schema::Schema;
 use super::{
-    Appended, Command, Head, HeldRow, Hole, Lease, Leases, Limits, Outbox, Page, Parked, Progress, RETENTION, Row,
-    Settled, StoredRow, envelope, migration, multirange, seconds_of, time_of,
+    Appended, Command, Head, HeldRow, Hole, Lanes, Lease, Leases, Limits, Outbox, Page, Parked, Progress, RETENTION,
+    Row, Settled, StoredRow, envelope, migration, multirange, seconds_of, time_of,
 };
 use crate::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
@@ -114,7 +114,7 @@ const READER_SETTINGS_OF_TRANSACTION: &str = "set local enable_seqscan = off; se
 
 pub(crate) const APPEND: &str = "
     insert into tidings.outbox (lane, seq, event_id, definition_key, topic, record_key, headers, payload, envelope_version)
-    select lane, tidings.next_seq(lane), id, definition, topic, key, headers, payload, $8
+    select lane, tidings.next_seq(lane, $9), id, definition, topic, key, headers, payload, $8
     from unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[])
          with ordinality as e(lane, id, definition, topic, key, headers, payload, n)
     order by n
@@ -124,7 +124,7 @@ pub(crate) const APPEND: &str = "
 /// outbox: PostgreSQL writes an insert that may conflict in two steps.
 const APPEND_NEW: &str = "
     with e as materialized (
-      select lane, tidings.next_seq(lane) as seq, id, definition, topic, key, headers, payload, n
+      select lane, tidings.next_seq(lane, $9) as seq, id, definition, topic, key, headers, payload, n
       from (select * from unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[])
             with ordinality as e(lane, id, definition, topic, key, headers, payload, n) order by n) e),
     added as (
@@ -141,9 +141,8 @@ const FIND: &str = "
 
 /// Without an index to keep them apart, there may be several rows with one event id.
 const LANES: &str = "
-    select count(*) as lanes,
-           exists (select from pg_index where indrelid = 'tidings.outbox'::regclass and indisunique and indisvalid) as knows_ids
-    from tidings.lane";
+    select tidings.layout() as layout,
+           exists (select from pg_index where indrelid = 'tidings.outbox'::regclass and indisunique and indisvalid) as knows_ids";
 
 const HEADS: &str = "
     select coalesce(pg_sequence_last_value(('tidings.lane_' || lane || '_seq')::regclass), 0) as last,
@@ -153,7 +152,7 @@ const HEADS: &str = "
     from tidings.lane l order by lane";
 
 /// The share of this relay, $1: each has as many lanes as the others, and those that come first one more if need be. What it
-/// has too many of it may not keep. An epoch is a time, as it must not be one that the relay had before the database was set back.
+/// has too many of it may not keep. A lane that is not in use any more is as good as paused. An epoch is a time, as it must not be one that the relay had before the database was set back.
 const LEASE: &str = "
     with me as (
       insert into tidings.relay (id, seen_until) values ($1, clock_timestamp() + $2 * interval '1 millisecond')
@@ -161,15 +160,15 @@ const LEASE: &str = "
     gone as (delete from tidings.relay where id <> $1 and seen_until < clock_timestamp() - interval '1 hour'),
     share as (
       select (l.lanes / r.relays + (r.rank < l.lanes % r.relays)::int) as lanes
-      from (select count(*) as lanes from tidings.lane where not paused) l,
+      from (select count(*) as lanes from tidings.lane where not paused and lane < tidings.lanes()) l,
            (select count(*) + 1 as relays, count(*) filter (where id < $1) as rank
             from tidings.relay where id <> $1 and seen_until > clock_timestamp()) r),
     mine as (
-      select lane, not paused and row_number() over (order by paused, lane) <= (select lanes from share) as keep
-      from tidings.lane where owner = $1),
+      select lane, not idle and row_number() over (order by idle, lane) <= (select lanes from share) as keep
+      from (select lane, paused or lane >= tidings.lanes() as idle from tidings.lane where owner = $1) l),
     free as (
       select lane from tidings.lane
-      where (owner is null or (owner <> $1 and lease_until < clock_timestamp())) and not paused
+      where (owner is null or (owner <> $1 and lease_until < clock_timestamp())) and not paused and lane < tidings.lanes()
       order by lane limit greatest((select lanes from share) - (select count(*) from mine), 0)
       for update skip locked)
     update tidings.lane l
@@ -381,14 +380,20 @@ impl PostgresOutbox {
     }
 
     /// Appends, and finds the rows that were there already, if there can be any.
-    async fn append_to(&self, connection: &mut PgConnection, rows: &[Row]) -> sqlx::Result<Vec<Appended>> {
+    async fn append_to(
+        &self,
+        connection: &mut PgConnection,
+        lanes: Lanes,
+        rows: &[Row],
+    ) -> sqlx::Result<Vec<Appended>> {
         let persistent = !self.writer.leads_to_pooler;
         if !self.knows_ids.load(Ordering::Relaxed) {
-            let appended = append(&self.schema.sql(APPEND), rows).persistent(persistent).fetch_all(connection).await?;
+            let appended =
+                append(&self.schema.sql(APPEND), lanes, rows).persistent(persistent).fetch_all(connection).await?;
             return appended.iter().map(|row| row.try_get(0).map(Appended::new)).collect();
         }
         let sql = self.schema.sql(APPEND_NEW);
-        let appended = append(&sql, rows).persistent(persistent).fetch_all(&mut *connection).await?;
+        let appended = append(&sql, lanes, rows).persistent(persistent).fetch_all(&mut *connection).await?;
         let numbers: Vec<Option<i64>> = appended.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<_>>()?;
         let there = rows.iter().zip(&numbers).filter(|(_, number)| number.is_none()).map(|(row, _)| row);
         let (lanes, ids): (Vec<_>, Vec<_>) = there.map(|row| (lane_number(row.lane), row.event_id.to_string())).unzip();
@@ -506,7 +511,7 @@ async fn alive(pool: &PgPool) -> sqlx::Result<PoolConnection<Postgres>> {
 }
 
 /// The statement that appends these rows, and yields their numbers in its first column.
-pub(crate) fn append<'q>(statement: &'q str, rows: &'q [Row]) -> Query<'q, Postgres, PgArguments> {
+pub(crate) fn append<'q>(statement: &'q str, lanes: Lanes, rows: &'q [Row]) -> Query<'q, Postgres, PgArguments> {
     let keys = rows.iter().map(|row| String::from_utf8_lossy(&row.record.key)).collect::<Vec<_>>();
     sqlx::query(statement)
         .bind(rows.iter().map(|row| lane_number(row.lane)).collect::<Vec<_>>())
@@ -517,6 +522,7 @@ pub(crate) fn append<'q>(statement: &'q str, rows: &'q [Row]) -> Query<'q, Postg
         .bind(rows.iter().map(|row| row.record.headers.as_bytes()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.record.payload.as_deref()).collect::<Vec<_>>())
         .bind(envelope::VERSION)
+        .bind(lanes.layout())
 }
 
 /// Lanes are few: PostgreSQL has no unsigned type, and a `smallint` holds them.
@@ -533,22 +539,20 @@ pub(crate) fn lane_of(row: &PgRow, column: &str) -> sqlx::Result<u16> {
 }
 
 impl Outbox for PostgresOutbox {
-    fn lanes(&self) -> BoxFuture<'_, Result<u16>> {
+    fn lanes(&self) -> BoxFuture<'_, Result<Lanes>> {
         Box::pin(async {
             let applied = self.applied(&self.writer.pool).await.map_err(failed("reading its version"))?;
             migration::check_applied(&migration::POSTGRES, &applied)?;
             let counting = || failed("counting the lanes");
             let row = self.writer.pool.fetch_one(&*self.schema.sql(LANES)).await.map_err(counting())?;
             self.knows_ids.store(row.try_get("knows_ids").map_err(counting())?, Ordering::Relaxed);
-            let lanes: i64 = row.try_get("lanes").map_err(counting())?;
-            u16::try_from(lanes)
-                .map_err(|source| Error::new(ErrorKind::Schema, "there are too many lanes").with_source(source))
+            Lanes::from_layout(row.try_get("layout").map_err(counting())?)
         })
     }
 
-    fn append<'a>(&'a self, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
-        Box::pin(async {
-            let append = async |connection: &mut PgConnection| self.append_to(connection, rows).await;
+    fn append<'a>(&'a self, lanes: Lanes, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
+        Box::pin(async move {
+            let append = async |connection: &mut PgConnection| self.append_to(connection, lanes, rows).await;
             let mut appended = run(&self.writer, append).await;
             if appended.as_ref().is_err_and(was_cut_off) {
                 // All connections of a database that was started anew are dead, and each would fail an emit. If it was carried
@@ -562,7 +566,7 @@ impl Outbox for PostgresOutbox {
         })
     }
 
-    fn append_in<'a>(&'a self, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
+    fn append_in<'a>(&'a self, lanes: Lanes, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         Box::pin(async move {
             let other = tx.describe();
             let Inner::Postgres(connection) = tx.0 else {
@@ -570,7 +574,7 @@ impl Outbox for PostgresOutbox {
                     format!("this outbox needs a transaction of its PostgreSQL database, and was given {other}");
                 return Err(Error::new(ErrorKind::UnsupportedTransaction, message));
             };
-            let appended = self.append_to(connection, rows).await;
+            let appended = self.append_to(connection, lanes, rows).await;
             appended.map_err(failed_in_transaction("appending to the log"))
         })
     }

@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::failure::{failed, failed_in_transaction};
 use super::{
-    Appended, Command, Head, HeldRow, Hole, Lease, Leases, Limits, Outbox, Page, Parked, Progress, RETENTION, Row,
-    Settled, StoredRow, envelope, floor, highest, migration, multirange, seconds_of, time_of,
+    Appended, Command, Head, HeldRow, Hole, Lanes, Lease, Leases, Limits, Outbox, Page, Parked, Progress, RETENTION,
+    Row, Settled, StoredRow, envelope, floor, highest, migration, multirange, seconds_of, time_of,
 };
 use crate::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
@@ -23,6 +23,8 @@ use crate::tx::{Inner, Tx};
 ///
 /// SQLite has one writer at a time. An emit that needs the outbox waits for a transaction that is open elsewhere, for
 /// five seconds at most. In a transaction use `emit_in`: an `emit` there would wait for its own transaction.
+///
+/// It has 32 lanes, and their number can't be changed: all who write take turns, so more would be of no use.
 ///
 /// # Examples
 ///
@@ -223,7 +225,7 @@ pub(crate) fn set_of(row: &SqliteRow, column: &str) -> sqlx::Result<rangemap::Ra
 }
 
 impl Outbox for SqliteOutbox {
-    fn lanes(&self) -> BoxFuture<'_, Result<u16>> {
+    fn lanes(&self) -> BoxFuture<'_, Result<Lanes>> {
         Box::pin(async {
             let tables: i64 = sqlx::query_scalar("select count(*) from sqlite_master where name = 'tidings_migration'")
                 .fetch_one(&self.pool)
@@ -234,14 +236,12 @@ impl Outbox for SqliteOutbox {
                 _ => applied(&self.pool).await.map_err(failed("reading its version"))?,
             };
             migration::check_applied(&migration::SQLITE, &applied)?;
-            sqlx::query_scalar("select count(*) from tidings_lane")
-                .fetch_one(&self.pool)
-                .await
-                .map_err(failed("counting the lanes"))
+            let count = sqlx::query_scalar("select count(*) from tidings_lane").fetch_one(&self.pool).await;
+            Lanes::new(count.map_err(failed("counting the lanes"))?, 0)
         })
     }
 
-    fn append<'a>(&'a self, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
+    fn append<'a>(&'a self, _: Lanes, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         Box::pin(async move {
             let append = async {
                 let mut tx = self.pool.begin_with("begin immediate").await?;
@@ -253,7 +253,7 @@ impl Outbox for SqliteOutbox {
         })
     }
 
-    fn append_in<'a>(&'a self, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
+    fn append_in<'a>(&'a self, _: Lanes, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         Box::pin(async move {
             let other = tx.describe();
             let Inner::Sqlite(connection) = tx.0 else {
@@ -537,7 +537,7 @@ mod tests {
         let done = AtomicBool::new(false);
         let write = async {
             while !done.load(Ordering::SeqCst) {
-                outbox.append(&[row()]).await.unwrap();
+                outbox.append(Lanes::new(32, 0).unwrap(), &[row()]).await.unwrap();
             }
         };
         let read = async {

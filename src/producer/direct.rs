@@ -16,7 +16,6 @@ use crate::emitter::noop::closed;
 use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EmitRequest;
-use crate::outbox::lane;
 use crate::policy::{DlqMode, OutboxMode};
 use crate::producer::fallback::Fallback;
 use crate::transport::{Delivery, Record, Transport, submit_when_room};
@@ -43,14 +42,14 @@ impl Shared {
         if policy.always_stored() {
             return fallback.store(resolved, StoredReason::Policy).await;
         }
-        let lane = lane::of_key(&resolved.record.key, fallback.lanes);
+        let key = &resolved.record.key;
         match policy.outbox() {
-            OutboxMode::Fallback if fallback.is_spilled(lane).await => {
+            OutboxMode::Fallback if fallback.is_spilled(key).await => {
                 fallback.store(resolved, StoredReason::LaneSpilled).await
             }
             OutboxMode::Fallback => self.publish_or_store(resolved, fallback).await,
             // It may not be stored behind the events that it must not overtake, so it waits for them.
-            _ if fallback.wait_until_settled(lane, self.times.direct).await => self.publish_or_fail(resolved).await,
+            _ if fallback.wait_until_settled(key, self.times.direct).await => self.publish_or_fail(resolved).await,
             _ => {
                 let message =
                     "older events of the lane wait in the outbox, and the policy forbids to store this one behind them";

@@ -1,6 +1,7 @@
 //! The way by the outbox.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -10,14 +11,17 @@ use super::spill::{Known, Spills};
 use crate::catalog::compiled::Resolved;
 use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
-use crate::outbox::{Appended, Outbox, Row};
+use crate::outbox::{Appended, Lanes, Outbox, Row, lane};
 
 /// The outbox of a producer, and which of its lanes are spilled.
 #[derive(Debug)]
 pub(crate) struct Fallback {
     pub(crate) outbox: Arc<dyn Outbox>,
-    pub(crate) lanes: u16,
     pub(crate) spills: Spills,
+    /// How many lanes there are, as far as is known.
+    layout: AtomicI64,
+    /// Held while they are counted anew.
+    counting: Mutex<()>,
     /// When the lanes were last looked up.
     looked_up: Mutex<Instant>,
     /// When relays elsewhere were last told of rows.
@@ -38,24 +42,72 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Fallback {
     pub(crate) async fn open(outbox: Arc<dyn Outbox>) -> Result<Self> {
-        let lanes = outbox.lanes().await?;
-        let spills = Spills::new(lanes);
+        let spills = Spills::new();
+        // Counted last: what is in the heads was laid out for these lanes, or is drained.
         spills.start_from(&outbox.heads().await?);
-        Ok(Self { outbox, lanes, spills, looked_up: Mutex::new(Instant::now()), woke: Mutex::new(Instant::now()) })
+        let layout = outbox.lanes().await?.layout().into();
+        let now = || Mutex::new(Instant::now());
+        Ok(Self { outbox, spills, layout, counting: Mutex::default(), looked_up: now(), woke: now() })
+    }
+
+    /// How many lanes there are, as far as is known. Whoever appends is refused if it is not so any more. Whoever does not
+    /// need not know: their number is only changed when all events that are stored are delivered.
+    pub(crate) fn lanes(&self) -> Lanes {
+        // What is stored was a valid one.
+        Lanes::from_layout(self.layout.load(Ordering::SeqCst)).expect("it was one")
+    }
+
+    /// Counts the lanes anew, after an append was refused for these.
+    ///
+    /// One at a time: were an older answer to come behind a newer one, a direct event could be looked up in another lane than
+    /// the one that an event before it was stored in.
+    pub(crate) async fn recount(&self, refused: Lanes) -> Result<Lanes> {
+        let _turn = self.counting.lock().await;
+        let known = self.lanes();
+        if known != refused {
+            return Ok(known);
+        }
+        let lanes = within(LOOK_UP_TIMEOUT, self.outbox.lanes()).await?;
+        if lanes != known {
+            tracing::info!(from = known.count(), to = lanes.count(), "the number of the outbox's lanes was changed");
+            self.layout.store(lanes.layout(), Ordering::SeqCst);
+        }
+        Ok(lanes)
+    }
+
+    /// The lane of a record key.
+    fn lane_of(&self, key: &[u8]) -> u16 {
+        lane::of_key(key, self.lanes().count())
+    }
+
+    /// Appends a row of its own. If the number of lanes was changed meanwhile, the row goes to the lane that it has now.
+    async fn append(&self, mut lanes: Lanes, row: &mut Row) -> Result<(Appended, Known)> {
+        loop {
+            let known = self.spills.known(row.lane);
+            match within(STORE_TIMEOUT, self.outbox.append(lanes, std::slice::from_ref(row))).await {
+                Ok(appended) => {
+                    let none = || Error::new(ErrorKind::Storage, "the outbox gave the event no number");
+                    return Ok((*appended.first().ok_or_else(none)?, known));
+                }
+                Err(error) if error.kind() == ErrorKind::StorageConflict => match self.recount(lanes).await {
+                    Ok(others) if others != lanes => {
+                        lanes = others;
+                        row.lane = lane::of_key(&row.record.key, lanes.count());
+                    }
+                    _ => return Err(error),
+                },
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Stores an event. Once this has returned, later events of the lane see that it is spilled.
     pub(crate) async fn store(&self, resolved: Resolved, reason: StoredReason) -> Result<Receipt> {
-        let row = Row::new(resolved, self.lanes);
+        let lanes = self.lanes();
+        let mut row = Row::new(resolved, lanes);
+        let appended = self.append(lanes, &mut row).await;
+        let (appended, known) = appended.map_err(|error| error.with_event_id(row.event_id.clone()))?;
         let lane = row.lane;
-        let known = self.spills.known(lane);
-        let appended = within(STORE_TIMEOUT, self.outbox.append(std::slice::from_ref(&row))).await;
-        let appended = appended.map_err(|error| error.with_event_id(row.event_id.clone()))?;
-        let Some(&appended) = appended.first() else {
-            return Err(
-                Error::new(ErrorKind::Storage, "the outbox gave the event no number").with_event_id(row.event_id)
-            );
-        };
         self.spill(lane, appended, known).await.map_err(|error| {
             let may_be_relayed = error.kind() == ErrorKind::Storage;
             error.or_ambiguous(may_be_relayed).with_event_id(row.event_id.clone())
@@ -119,9 +171,9 @@ impl Fallback {
         }
     }
 
-    /// Whether a direct event of the lane could overtake one in the outbox.
-    pub(crate) async fn is_spilled(&self, lane: u16) -> bool {
-        if !self.spills.is_spilled(lane) {
+    /// Whether a direct event of the key could overtake one in the outbox.
+    pub(crate) async fn is_spilled(&self, key: &[u8]) -> bool {
+        if !self.spills.is_spilled(self.lane_of(key)) {
             return false;
         }
         // One caller looks it up; the others take the lane for spilled meanwhile.
@@ -134,15 +186,15 @@ impl Fallback {
                 Err(error) => tracing::debug!(%error, "the lanes could not be looked up; they stay spilled"),
             }
         }
-        self.spills.is_spilled(lane)
+        self.spills.is_spilled(self.lane_of(key))
     }
 
-    /// Waits until the lane is not spilled, for `timeout` at most.
-    pub(crate) async fn wait_until_settled(&self, lane: u16, timeout: Duration) -> bool {
+    /// Waits until the lane of the key is not spilled, for `timeout` at most.
+    pub(crate) async fn wait_until_settled(&self, key: &[u8], timeout: Duration) -> bool {
         let settled = async {
             loop {
                 let settlement = self.spills.wait_for_settlement();
-                if !self.is_spilled(lane).await {
+                if !self.is_spilled(key).await {
                     return;
                 }
                 let _ = tokio::time::timeout(LOOK_UP_EVERY, settlement).await;

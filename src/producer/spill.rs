@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::outbox::Head;
+use crate::outbox::{Head, Lanes};
 
 /// For each lane the highest number that this process knows to be given out, and the number below which all are settled.
 ///
@@ -13,6 +13,7 @@ use crate::outbox::Head;
 /// lock: whoever sees a lane settled sees it after the events that were spilled had reached the topic.
 #[derive(Debug)]
 pub(crate) struct Spills {
+    /// As many as there can be, whatever the number of lanes is at the moment.
     lanes: Box<[Lane]>,
     /// Told when a lane was spilled: there is, or will be, something to relay.
     spilled: Notify,
@@ -46,7 +47,7 @@ pub(crate) struct Known {
 }
 
 impl Spills {
-    pub(crate) fn new(lanes: u16) -> Self {
+    pub(crate) fn new() -> Self {
         let lane = || Lane {
             last: AtomicI64::new(0),
             floor: AtomicI64::new(1),
@@ -54,7 +55,7 @@ impl Spills {
             draws: Mutex::default(),
             relayed_here: AtomicBool::new(false),
         };
-        Self { lanes: (0..lanes).map(|_| lane()).collect(), spilled: Notify::new(), settled: Notify::new() }
+        Self { lanes: (0..Lanes::MAX).map(|_| lane()).collect(), spilled: Notify::new(), settled: Notify::new() }
     }
 
     /// Whether a direct event of the lane could overtake one in the outbox.
@@ -83,6 +84,11 @@ impl Spills {
         // Life first: `go_back` changes it last.
         let life = lane.life.load(Ordering::SeqCst);
         Known { floor: lane.floor.load(Ordering::SeqCst), life, last: lane.last.load(Ordering::SeqCst), draws: *draws }
+    }
+
+    /// What is known of all lanes now.
+    pub(crate) fn all_known(&self) -> Vec<Known> {
+        (0..Lanes::MAX).map(|lane| self.known(lane)).collect()
     }
 
     /// The highest number of the lane that is known to be given out.
@@ -166,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_lane_is_spilled_until_all_that_was_given_out_is_settled() {
-        let spills = Spills::new(2);
+        let spills = Spills::new();
         assert!(!spills.is_spilled(0));
         spills.spill(0, 7);
         spills.settle_below(0, 7);
@@ -177,7 +183,7 @@ mod tests {
 
     #[test]
     fn an_older_number_or_floor_changes_nothing() {
-        let spills = Spills::new(1);
+        let spills = Spills::new();
         spills.spill(0, 7);
         spills.spill(0, 3);
         spills.settle_below(0, 5);
@@ -189,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_lane_that_has_gone_back_is_spilled_by_the_numbers_that_are_given_out_again() {
-        let spills = Spills::new(1);
+        let spills = Spills::new();
         spills.spill(0, 100);
         spills.settle_below(0, 101);
         spills.spill(0, 12);
@@ -203,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_number_that_was_rolled_back_is_forgotten_unless_it_was_given_out_again_meanwhile() {
-        let spills = Spills::new(1);
+        let spills = Spills::new();
         spills.settle_below(0, 7);
         spills.spill(0, 7);
         let known = spills.known(0);
@@ -217,7 +223,7 @@ mod tests {
 
     #[test]
     fn what_an_earlier_process_left_in_the_outbox_is_spilled() {
-        let spills = Spills::new(2);
+        let spills = Spills::new();
         spills.start_from(&[head(9, 4), head(9, 10)]);
         assert!(spills.is_spilled(0) && !spills.is_spilled(1));
         spills.refresh(&[head(12, 10), head(9, 10)]);

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::*;
 use crate::error::Error;
-use crate::outbox::{Appended, Head, HeldRow, Progress, Row, Settled};
+use crate::outbox::{Appended, Head, HeldRow, Lanes, Progress, Row, Settled};
 use crate::policy::PoisonMode;
 use crate::transport::memory::MemoryTransport;
 use crate::transport::{OnDelivery, QueueFull, Record};
@@ -72,15 +72,15 @@ impl FakeOutbox {
 }
 
 impl Outbox for FakeOutbox {
-    fn lanes(&self) -> BoxFuture<'_, Result<u16>> {
-        self.answer(1)
+    fn lanes(&self) -> BoxFuture<'_, Result<Lanes>> {
+        self.answer(Lanes::new(1, 0).unwrap())
     }
 
-    fn append<'a>(&'a self, _: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
+    fn append<'a>(&'a self, _: Lanes, _: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         unreachable!("the relay appends nothing")
     }
 
-    fn append_in<'a>(&'a self, _: Tx<'a>, _: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
+    fn append_in<'a>(&'a self, _: Lanes, _: Tx<'a>, _: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         unreachable!("the relay appends nothing")
     }
 

@@ -20,6 +20,7 @@ mod gaps;
 mod history;
 mod idempotent;
 mod instances;
+mod lanes;
 mod migrating;
 mod operating;
 mod outage;

@@ -55,7 +55,7 @@ async fn drop_role(pool: &PgPool, role: &str) {
 }
 
 /// What neither may.
-const NOBODYS: [&str; 9] = [
+const NOBODYS: [&str; 11] = [
     "create table tidings.mine (id int)",
     "create function tidings.mine() returns int language sql return 1",
     "create schema mine",
@@ -65,6 +65,8 @@ const NOBODYS: [&str; 9] = [
     "truncate tidings.outbox_0",
     "select setval('tidings.lane_0_seq', 1)",
     "insert into tidings.migration (version) values (2)",
+    "select tidings.change_lanes(64)",
+    "create or replace function tidings.layout() returns bigint language sql stable return 64::bigint",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
