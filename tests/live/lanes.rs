@@ -91,7 +91,7 @@ impl Writer {
             match *way {
                 Way::Always => drop(self.emitter.emit(event.request().policy(always())).await.unwrap()),
                 Way::Alone => {
-                    let policy = if event.number % 2 == 0 { always() } else { PolicyOverride::default() };
+                    let policy = if event.number.is_multiple_of(2) { always() } else { PolicyOverride::default() };
                     self.emitter.emit(event.request().policy(policy)).await.unwrap();
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
