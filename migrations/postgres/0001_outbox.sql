@@ -85,10 +85,10 @@ do $$ begin
   end loop;
 end $$;
 
--- How many lanes are in use, as `changes * 10000 + lanes`: a number that was changed there and back is not the old one. It is a
--- function since the catalog is transactional, and yet of no snapshot: whoever waited for the lock that a change takes sees the
--- new one, in a transaction of REPEATABLE READ that began before, too. It must not be IMMUTABLE: then plans that have its value would not
--- be thrown away.
+-- How many lanes are in use, as `changes * 10000 + lanes`: a number that was changed there and back is not the old one. It
+-- is a function since the catalog is transactional, and yet of no snapshot: whoever waited for the lock that a change takes
+-- sees the new one, in a transaction of REPEATABLE READ that began before, too. It must not be IMMUTABLE: then plans that
+-- have its value would not be thrown away.
 create function tidings.layout() returns bigint language sql stable parallel safe return 32::bigint;
 
 create function tidings.lanes() returns int language sql stable parallel safe return (tidings.layout() % 10000)::int;
@@ -99,9 +99,9 @@ begin
     layout % 10000, layout, tidings.lanes(), tidings.layout() using errcode = 'TD001';
 end $$;
 
--- Inlined into the INSERT. The inner CASE makes the number depend on the transaction's id, so that the id is always the older
--- of the two. That a number is proven dead once every older transaction has ended rests on it. The outer one compares after the INSERT has
--- its lock on the log: the number of lanes stays as it is until the transaction has ended.
+-- Inlined into the INSERT. The inner CASE makes the number depend on the transaction's id, so that the id is always the
+-- older of the two. That a number is proven dead once every older transaction has ended rests on it. The outer one compares
+-- after the INSERT has its lock on the log: the number of lanes stays as it is until the transaction has ended.
 create function tidings.next_seq(lane smallint, layout bigint) returns bigint language sql volatile
 return nextval(case when layout is distinct from tidings.layout() then tidings.refuse_layout(layout)
                else case when pg_current_xact_id() is not null then ('tidings.lane_' || lane || '_seq')::regclass end end);
@@ -164,9 +164,10 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set j
   limit 1
 $$;
 
--- Changes the number of lanes, and says what it was: docs/operating.md. All or nothing, and only when nothing is on its way: an event
--- that goes to another lane than the one before it of the same key could overtake it. Writers wait meanwhile, for 1.2 seconds at
--- most. Lanes that are too many stay, unused: their rows are history, and their numbers go on if they are used again.
+-- Changes the number of lanes, and says what it was: docs/operating.md. All or nothing, and only when nothing is on its way:
+-- an event that goes to another lane than the one before it of the same key could overtake it. Writers wait meanwhile, for
+-- 1.2 seconds at most. Lanes that are too many stay, unused: their rows are history, and their numbers go on if they are
+-- used again.
 create function tidings.change_lanes(lanes int) returns int language plpgsql
 security definer set search_path = pg_catalog, pg_temp set lock_timeout = '200ms' set jit = off as $$
 declare

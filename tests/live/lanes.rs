@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::{PgPool, Postgres, Transaction};
+use tidings::admin::{Admin, RowFilter};
 use tidings::outbox::Outbox;
 use tidings::{Emitter, EmitterExt, ErrorKind, OutboxMode, PolicyOverride};
 use tokio::task::JoinSet;
@@ -13,7 +14,7 @@ use crate::support::events::{Ledger, Sequence, is_published, stored_at};
 use crate::support::murmur2::lane_of;
 use crate::support::relaying::RunningRelay;
 use crate::support::waiting::eventually;
-use crate::world::{LANES, emit_until_direct, settled_to, world};
+use crate::world::{LANES, emit_until_direct, logged, settled_to, world};
 
 fn always() -> PolicyOverride {
     PolicyOverride::default().with_outbox(OutboxMode::Always)
@@ -91,7 +92,7 @@ impl Writer {
             match *way {
                 Way::Always => drop(self.emitter.emit(event.request().policy(always())).await.unwrap()),
                 Way::Alone => {
-                    let policy = if event.number % 2 == 0 { always() } else { PolicyOverride::default() };
+                    let policy = if event.number.is_multiple_of(2) { always() } else { PolicyOverride::default() };
                     self.emitter.emit(event.request().policy(policy)).await.unwrap();
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
@@ -216,9 +217,14 @@ async fn who_knows_of_no_change_is_refused_once_and_nothing_overtakes_what_it_st
     let event = sequence.next();
     let (lane, _) = stored_at(&producer.emit(event.request().policy(always())).await.unwrap());
     assert_eq!(lane, lane_of(&event.key, 64));
+    let event_key = event.key.clone();
     ledger.accept(event);
     let _relay = RunningRelay::of(&producer);
     world.verdict(&ledger).await.assert_kept();
+    // An operator finds all that the log has of the key, whatever lane it was in.
+    let of_key = RowFilter::default().with_key(event_key);
+    let rows = Admin::of(&world.outbox()).rows(&of_key, 10_000, None).await.unwrap();
+    assert_eq!(i64::try_from(rows.len()).unwrap(), logged(&pool).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
