@@ -19,10 +19,10 @@ async fn a_number_is_drawn_alone_and_by_a_transaction_that_has_its_id() {
     let world = world!();
     let mut tx = world.pool().begin().await.unwrap();
     // The first one writes to PostgreSQL's log, and has an id for that alone; the next 31 do not.
-    sqlx::query("select tidings.next_seq(0::smallint)").execute(&mut *tx).await.unwrap();
+    sqlx::query("select tidings.next_seq(0::smallint, tidings.layout())").execute(&mut *tx).await.unwrap();
     tx.commit().await.unwrap();
     let mut tx = world.pool().begin().await.unwrap();
-    sqlx::query("select tidings.next_seq(0::smallint)").execute(&mut *tx).await.unwrap();
+    sqlx::query("select tidings.next_seq(0::smallint, tidings.layout())").execute(&mut *tx).await.unwrap();
     let has_id = "select pg_current_xact_id_if_assigned() is not null";
     assert!(sqlx::query_scalar::<_, bool>(has_id).fetch_one(&mut *tx).await.unwrap());
     let hoarding = "select count(*) from pg_sequences where schemaname = 'tidings' and cache_size > 1";
