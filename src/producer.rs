@@ -1,31 +1,34 @@
 //! The real emitter.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::BoxFuture;
 use crate::breaker::Breaker;
 use crate::catalog::compiled::CompiledCatalog;
 use crate::emitter::noop::closed;
-use crate::emitter::{Emitter, Health, Outcome, Receipt, StoredReason};
-use crate::error::{Error, ErrorKind, Result};
+use crate::emitter::{Emitter, Health, Receipt};
+use crate::error::Result;
 use crate::event::EmitRequest;
 use crate::in_flight::{Entered, InFlight};
-use crate::outbox::Row;
 use crate::relay::{Poison, Relay};
-use crate::transport::Transport;
 use crate::tx::Tx;
 use crate::wire::dead_letter::DeadLetters;
 
+mod append;
+mod batch;
 pub(crate) mod builder;
+pub(crate) mod client;
+mod closing;
 mod direct;
 pub(crate) mod fallback;
+mod health;
 pub(crate) mod spill;
 
+use client::{Client, Transports};
 use fallback::Fallback;
 
 /// Publishes events to Kafka, and stores them in the outbox when it can't, or must not.
@@ -66,44 +69,6 @@ struct Shared {
     running: InFlight,
 }
 
-/// Makes the transports: one for the direct path, one for the relay. The direct one must not stand behind a backlog.
-pub(crate) type Connect = dyn Fn(Role) -> Result<Arc<dyn Transport>> + Send + Sync;
-
-/// Who a transport is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// Records are given up after a time: the caller waits.
-    Direct,
-    /// Records are never given up: a later one of the same key could then arrive without them.
-    Relay,
-}
-
-#[derive(Clone)]
-pub(crate) struct Transports(Arc<Connect>);
-
-impl Transports {
-    /// The same transport for every role.
-    pub(crate) fn fixed(transport: Arc<dyn Transport>) -> Self {
-        Self(Arc::new(move |_| Ok(Arc::clone(&transport))))
-    }
-    pub(crate) fn connect(&self, role: Role) -> Result<Arc<dyn Transport>> {
-        (self.0)(role)
-    }
-}
-
-impl std::fmt::Debug for Transports {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Transports")
-    }
-}
-
-/// A client, and how many there were before: one that failed for good is replaced.
-#[derive(Debug, Clone)]
-struct Client {
-    transport: Arc<dyn Transport>,
-    generation: u32,
-}
-
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
 struct Times {
@@ -112,28 +77,6 @@ struct Times {
     /// A direct publish that can't.
     delivery: Duration,
     close: Duration,
-}
-
-/// How long a health probe may take.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-
-impl Shared {
-    fn client(&self) -> Client {
-        // Nothing panics while it holds this lock.
-        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Replaces the client of this generation, unless somebody else has.
-    fn replace_client(&self, generation: u32) {
-        let mut client = self.client.write().unwrap_or_else(PoisonError::into_inner);
-        if client.generation != generation {
-            return;
-        }
-        match self.transports.connect(Role::Direct) {
-            Ok(transport) => *client = Client { transport, generation: generation + 1 },
-            Err(error) => tracing::error!(%error, "the client failed for good, and can't be replaced"),
-        }
-    }
 }
 
 impl Producer {
@@ -198,87 +141,6 @@ impl Producer {
         let _running = self.enter()?;
         let resolved = self.0.catalog.resolve(request)?;
         self.0.deliver(resolved).await
-    }
-
-    async fn append_all(&self, tx: Tx<'_>, requests: Vec<EmitRequest>) -> Result<Vec<Receipt>> {
-        let _running = self.enter()?;
-        let Some(fallback) = &self.0.fallback else {
-            let message = "an emit in a transaction needs an outbox, and this producer has none";
-            return Err(Error::new(ErrorKind::UnsupportedTransaction, message));
-        };
-        // All are checked before the first statement: a refused request leaves the transaction usable.
-        let resolved =
-            requests.into_iter().map(|request| self.0.catalog.resolve(request)).collect::<Result<Vec<_>>>()?;
-        let ids: Vec<_> = resolved.iter().map(|resolved| (resolved.id.clone(), resolved.policy.enabled())).collect();
-        let enabled = resolved.into_iter().filter(|resolved| resolved.policy.enabled());
-        let lanes = fallback.lanes();
-        let rows: Vec<_> = enabled.map(|resolved| Row::new(resolved, lanes)).collect();
-        let known: Vec<_> = rows.iter().map(|row| fallback.spills.known(row.lane)).collect();
-        let appended = match &rows[..] {
-            [] => Vec::new(),
-            rows => match fallback.outbox.append_in(lanes, tx, rows).await {
-                Err(error) if error.kind() == ErrorKind::StorageConflict => {
-                    // It may be the number of lanes. The transaction is lost anyway; run again, it finds the new one.
-                    if let Err(error) = fallback.recount(lanes).await {
-                        tracing::debug!(%error, "the lanes could not be counted anew");
-                    }
-                    return Err(error);
-                }
-                appended => appended?,
-            },
-        };
-        for ((row, appended), known) in rows.iter().zip(&appended).zip(known) {
-            // Spilled already before the commit: no direct event of the key may come in between.
-            fallback.spill(row.lane, *appended, known).await?;
-        }
-        let mut stored = rows.iter().zip(appended);
-        let receipt = |(event_id, enabled)| {
-            let row = if enabled { stored.next() } else { None };
-            let outcome = row.map_or(Outcome::Disabled, |(row, appended)| Outcome::Stored {
-                lane: row.lane,
-                sequence: appended.sequence,
-                reason: StoredReason::Transaction,
-            });
-            Receipt { event_id, outcome }
-        };
-        Ok(ids.into_iter().map(receipt).collect())
-    }
-
-    async fn check_health(&self) -> Health {
-        if self.0.closed.load(Ordering::SeqCst) {
-            return Health::Down { reasons: vec![closed().to_string()] };
-        }
-        let outbox = async {
-            match &self.0.fallback {
-                None => Ok(false),
-                Some(fallback) => match tokio::time::timeout(PROBE_TIMEOUT, fallback.outbox.heads()).await {
-                    Ok(heads) => heads.map(|_| true),
-                    Err(_) => Err(Error::new(ErrorKind::Timeout, "the outbox's database did not answer in time")),
-                },
-            }
-        };
-        let client = self.0.client();
-        match tokio::join!(client.transport.probe(PROBE_TIMEOUT), outbox) {
-            (Ok(()), Ok(_)) => Health::Healthy,
-            (Ok(()), Err(outbox)) => Health::Degraded { reasons: vec![outbox.to_string()] },
-            (Err(broker), Ok(true)) => Health::Degraded { reasons: vec![broker.to_string()] },
-            (Err(broker), Ok(false)) => Health::Down { reasons: vec![broker.to_string()] },
-            (Err(broker), Err(outbox)) => Health::Down { reasons: vec![broker.to_string(), outbox.to_string()] },
-        }
-    }
-
-    async fn shut(&self) -> Result<()> {
-        if self.0.closed.swap(true, Ordering::SeqCst) {
-            return Ok(());
-        }
-        let deadline = Instant::now() + self.0.times.close;
-        let finished = tokio::time::timeout_at(deadline, self.0.running.idle()).await.is_ok();
-        let flushed = self.0.client().transport.flush(deadline.saturating_duration_since(Instant::now())).await;
-        if finished && flushed {
-            Ok(())
-        } else {
-            Err(Error::new(ErrorKind::Timeout, "events were still in flight when the close timeout was over"))
-        }
     }
 }
 

@@ -13,8 +13,8 @@ use uuid::Uuid;
 use crate::BoxFuture;
 use crate::error::{ErrorKind, Result};
 use crate::outbox::{Hole, Lease, Leases, Limits, Outbox, Page, Parked, StoredRow, highest};
+use crate::producer::client::{Role, Transports};
 use crate::producer::fallback::Fallback;
-use crate::producer::{Role, Transports};
 use crate::transport::{Delivery, Transport};
 
 mod changes;

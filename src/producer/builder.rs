@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::fallback::Fallback;
 use uuid::Uuid;
 
-use super::{Client, Connect, Producer, Role, Shared, Times, Transports};
+use super::client::{Client, Connect, Role, Transports};
+use super::{Producer, Shared, Times};
 use crate::breaker::Breaker;
 use crate::catalog::Catalog;
 use crate::catalog::compiled::{CompiledCatalog, Settings};
@@ -94,7 +95,7 @@ impl ProducerBuilder {
             Some(transport) => Transports::fixed(transport),
             None => {
                 config.client.security.check_provider()?;
-                Transports(kafka(&config)?)
+                Transports::new(kafka(&config)?)
             }
         };
         let transport = transports.connect(Role::Direct)?;

@@ -1,21 +1,18 @@
 //! The direct way, and the choice between the two.
 
-use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use futures_util::StreamExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Client, Producer, Shared};
+use super::Shared;
+use super::client::Client;
 use crate::catalog::compiled::Resolved;
-use crate::emitter::noop::closed;
 use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::EmitRequest;
 use crate::policy::{DlqMode, OutboxMode};
 use crate::producer::fallback::Fallback;
 use crate::transport::{Delivery, Record, Transport, submit_when_room};
@@ -24,9 +21,6 @@ use crate::wire::DeadLetter;
 /// How long a caller waits before it asks whether the broker refuses this client. A client that is let in has a connection by
 /// then: it tries again after half a second at most, and a broker takes a tenth to say no.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// How many keys of a batch are under way at a time.
-const BATCH_KEYS: usize = 256;
 
 impl Shared {
     /// Takes an event the way that its policy, its lane and the broker allow.
@@ -176,49 +170,4 @@ async fn wait<T>(
 fn published(resolved: Resolved, delivery: Delivery) -> Receipt {
     let Delivery { partition, offset } = delivery;
     Receipt { event_id: resolved.id, outcome: Outcome::Published { topic: resolved.record.topic, partition, offset } }
-}
-
-impl Producer {
-    /// The events of one key one after another, the keys side by side.
-    pub(super) async fn emit_many(&self, requests: Vec<EmitRequest>) -> Vec<Result<Receipt>> {
-        let mut results: Vec<Option<Result<Receipt>>> = Vec::new();
-        results.resize_with(requests.len(), || None);
-        let Ok(_running) = self.enter() else {
-            return requests.iter().map(|_| Err(closed())).collect();
-        };
-        let mut by_key: HashMap<_, Vec<(usize, Resolved)>> = HashMap::new();
-        for (index, request) in requests.into_iter().enumerate() {
-            match self.0.catalog.resolve(request) {
-                Ok(resolved) => by_key.entry(resolved.record.key.clone()).or_default().push((index, resolved)),
-                Err(error) => results[index] = Some(Err(error)),
-            }
-        }
-        let chains = by_key.into_values().map(|events| self.emit_in_turn(events));
-        let mut chains = futures_util::stream::iter(chains).buffer_unordered(BATCH_KEYS);
-        while let Some(chain) = chains.next().await {
-            for (index, result) in chain {
-                results[index] = Some(result);
-            }
-        }
-        // Each request was resolved or refused, and each resolved one is in one chain.
-        results.into_iter().map(|result| result.expect("every request has a result")).collect()
-    }
-
-    async fn emit_in_turn(&self, events: Vec<(usize, Resolved)>) -> Vec<(usize, Result<Receipt>)> {
-        let mut results = Vec::with_capacity(events.len());
-        let mut failed: Option<ErrorKind> = None;
-        for (index, resolved) in events {
-            let result = match failed {
-                None => self.0.deliver(resolved).await,
-                Some(kind) => {
-                    let message =
-                        "an earlier event of the same key in the batch failed, and this one must not overtake it";
-                    Err(Error::new(kind, message).with_event_id(resolved.id))
-                }
-            };
-            failed = failed.or(result.as_ref().err().map(Error::kind));
-            results.push((index, result));
-        }
-        results
-    }
 }

@@ -4,6 +4,9 @@ use std::sync::atomic::AtomicUsize;
 use mockall::mock;
 
 use super::*;
+use crate::emitter::Outcome;
+use crate::error::{Error, ErrorKind};
+use crate::transport::Transport;
 use crate::transport::{Delivery, OnDelivery, QueueFull, Record};
 use crate::wire::{DEAD_LETTER_PREFIX, DeadLetter};
 use crate::{Catalog, Config, DlqMode, EventDefinition, EventId, PolicyOverride};

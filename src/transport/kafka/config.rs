@@ -4,7 +4,7 @@ use rdkafka::ClientConfig;
 
 use crate::config::Config;
 use crate::config::security::{Sasl, Security, Tls};
-use crate::producer::Role;
+use crate::producer::client::Role;
 
 /// The relay's client holds a window of the relay's, so its queue is never what it waits for.
 const RELAY_BUFFERED_RECORDS: u32 = 100_000;
