@@ -1,69 +1,220 @@
 //! The breaker: stops asking a broker that does not serve.
 
-use std::time::Duration;
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::Thread;
+use std::time::Instant;
 
-use failsafe::StateMachine;
-use failsafe::backoff::{self, Constant};
-use failsafe::failure_policy::{self, ConsecutiveFailures, OrElse, SuccessRateOverTimeWindow};
+mod machine;
+pub(crate) mod pulse;
 
-/// What opens the breaker, and for how long.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct BreakerConfig {
-    /// The share of failures, of 1, from which on it opens.
-    pub(crate) failure_ratio: f64,
-    /// How many calls there must be before the share counts.
-    pub(crate) min_requests: u32,
-    /// How long it stays open before a call is let through to try.
-    pub(crate) open_time: Duration,
+pub(crate) use machine::BreakerConfig;
+use machine::{Machine, Trial};
+
+/// Whether events are published directly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BreakerState {
+    /// They are.
+    Closed,
+    /// They are not: the broker does not serve. It is asked several times a second whether it does again.
+    Open,
+    /// The broker answers again, and a few are let through to see whether it takes them.
+    HalfOpen,
+    /// They are not: an operator says so.
+    ForcedOpen,
+    /// They are, whatever becomes of them: an operator says so.
+    ForcedClosed,
 }
 
-impl Default for BreakerConfig {
-    fn default() -> Self {
-        Self { failure_ratio: 0.5, min_requests: 10, open_time: Duration::from_secs(5) }
+/// What an operator wants of the breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ForcedBreaker {
+    /// Nothing is published directly.
+    Open,
+    /// Everything is, whatever becomes of it.
+    Closed,
+}
+
+impl BreakerState {
+    const ALL: [Self; 5] = [Self::Closed, Self::Open, Self::HalfOpen, Self::ForcedOpen, Self::ForcedClosed];
+
+    /// A stable name, in snake case.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+            Self::ForcedOpen => "forced_open",
+            Self::ForcedClosed => "forced_closed",
+        }
+    }
+
+    /// Whether every event may be published directly.
+    pub(crate) fn is_closed(self) -> bool {
+        matches!(self, Self::Closed | Self::ForcedClosed)
     }
 }
 
-/// Over what time the share of failures is taken.
-const WINDOW: Duration = Duration::from_secs(30);
+impl fmt::Display for BreakerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
 
-/// So many failures on end open the breaker whatever the share.
-const CONSECUTIVE_FAILURES: u32 = 5;
+/// The [`Machine`], shared by callers. Only what tells of the broker's health may be reported to it.
+///
+/// As long as it is closed, a call takes no lock: one word has state and era, and successes are counted.
+pub(crate) struct Breaker {
+    word: AtomicU64,
+    /// Calls that have succeeded since the machine was last told.
+    successes: AtomicU32,
+    machine: Mutex<Machine>,
+    /// Who is to know at once that it has opened.
+    watcher: OnceLock<Thread>,
+}
 
-type Policy = OrElse<SuccessRateOverTimeWindow<Constant>, ConsecutiveFailures<Constant>>;
+/// What is in the word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Word {
+    state: BreakerState,
+    era: u32,
+}
 
-/// Decides by failsafe's state machine. Only failures that tell of the broker's health may be reported to it.
-pub(crate) struct Breaker(StateMachine<Policy, ()>);
+impl Word {
+    fn pack(self) -> u64 {
+        u64::from(self.era) << 8 | self.state as u64
+    }
+
+    fn unpack(word: u64) -> Self {
+        // Only `pack` makes them.
+        let state = BreakerState::ALL[usize::from(word.to_le_bytes()[0])];
+        let era = u32::try_from(word >> 8).expect("an era has 32 bits");
+        Self { state, era }
+    }
+}
 
 impl Breaker {
     pub(crate) fn new(config: &BreakerConfig) -> Self {
-        let open_time = backoff::constant(config.open_time);
-        let by_share = failure_policy::success_rate_over_time_window(
-            1.0 - config.failure_ratio,
-            config.min_requests,
-            WINDOW,
-            open_time.clone(),
-        );
-        let by_run = failure_policy::consecutive_failures(CONSECUTIVE_FAILURES, open_time);
-        Self(StateMachine::new(failsafe::FailurePolicy::or_else(by_share, by_run), ()))
+        Self {
+            word: AtomicU64::new(Word { state: BreakerState::Closed, era: 0 }.pack()),
+            successes: AtomicU32::new(0),
+            machine: Mutex::new(Machine::new(*config)),
+            watcher: OnceLock::new(),
+        }
     }
 
-    /// Whether a call may be made now. The first one after the open time is the trial.
-    pub(crate) fn permits(&self) -> bool {
-        self.0.is_call_permitted()
+    /// Has this thread woken when it opens.
+    pub(crate) fn watched_by(&self, watcher: Thread) {
+        let _ = self.watcher.set(watcher);
     }
 
-    pub(crate) fn on_success(&self) {
-        self.0.on_success();
+    fn word(&self) -> Word {
+        Word::unpack(self.word.load(Ordering::SeqCst))
     }
 
-    pub(crate) fn on_failure(&self) {
-        self.0.on_error();
+    pub(crate) fn state(&self) -> BreakerState {
+        self.word().state
+    }
+
+    /// How often it has opened.
+    pub(crate) fn era(&self) -> u32 {
+        self.word().era
+    }
+
+    /// The right to make a call now.
+    pub(crate) fn permit(self: &Arc<Self>) -> Option<Permit> {
+        let Word { state, era } = self.word();
+        let permit = |era, trial| Permit { breaker: Arc::clone(self), era, trial };
+        match state {
+            BreakerState::Closed | BreakerState::ForcedClosed => Some(permit(era, None)),
+            BreakerState::ForcedOpen => None,
+            BreakerState::Open | BreakerState::HalfOpen => {
+                self.with(|machine| machine.try_out(Instant::now()).map(|trial| permit(machine.era(), Some(trial))))
+            }
+        }
+    }
+
+    /// A call that was permitted in this era has failed; what becomes of the call itself is told besides.
+    pub(crate) fn failed(&self, era: u32) {
+        self.with(|machine| machine.failed(era, Instant::now()));
+    }
+
+    /// Nobody answers.
+    pub(crate) fn fell_silent(&self) {
+        self.with(|machine| machine.fell_silent(Instant::now()));
+    }
+
+    /// What a probe came to.
+    pub(crate) fn probed(&self, answered: bool) {
+        self.with(|machine| machine.probed(answered, Instant::now()));
+    }
+
+    /// Does what an operator wants, or again what calls and probes say.
+    pub(crate) fn force(&self, forced: Option<ForcedBreaker>) {
+        self.with(|machine| machine.force(forced));
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Machine) -> T) -> T {
+        // Nothing panics while it holds this lock.
+        let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
+        machine.succeeded(self.successes.swap(0, Ordering::SeqCst), Instant::now());
+        let answer = act(&mut machine);
+        let (before, now) = (self.word(), Word { state: machine.state(), era: machine.era() });
+        self.word.store(now.pack(), Ordering::SeqCst);
+        drop(machine);
+        if before.state != now.state {
+            tracing::info!(from = %before.state, to = %now.state, "the breaker has changed");
+        }
+        if before.era != now.era
+            && let Some(watcher) = self.watcher.get()
+        {
+            watcher.unpark();
+        }
+        answer
     }
 }
 
-impl std::fmt::Debug for Breaker {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.0)
+impl fmt::Debug for Breaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Breaker").field(&self.word()).finish()
+    }
+}
+
+/// The right to make one call. Dropped without a word, the call tells nothing of the broker.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    breaker: Arc<Breaker>,
+    pub(crate) era: u32,
+    trial: Option<Trial>,
+}
+
+impl Permit {
+    /// The broker took what the call brought.
+    pub(crate) fn succeeded(mut self) {
+        if self.era != self.breaker.era() {
+            return;
+        }
+        self.breaker.successes.fetch_add(1, Ordering::Relaxed);
+        if let Some(trial) = self.trial.take() {
+            self.breaker.with(|machine| machine.release(trial));
+        }
+    }
+
+    /// The broker does not serve.
+    pub(crate) fn failed(self) {
+        self.breaker.failed(self.era);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(trial) = self.trial {
+            self.breaker.with(|machine| machine.release(trial));
+        }
     }
 }
 
@@ -71,40 +222,82 @@ impl std::fmt::Debug for Breaker {
 mod tests {
     use super::*;
 
-    fn breaker(open_time: Duration) -> Breaker {
-        Breaker::new(&BreakerConfig { failure_ratio: 0.5, min_requests: 10, open_time })
+    fn breaker() -> Arc<Breaker> {
+        Arc::new(Breaker::new(&BreakerConfig::default()))
     }
 
-    #[test]
-    fn five_failures_on_end_open_it() {
-        let breaker = breaker(Duration::from_secs(60));
-        for _ in 0..4 {
-            breaker.on_failure();
-        }
-        assert!(breaker.permits());
-        breaker.on_failure();
-        assert!(!breaker.permits());
-    }
-
-    #[test]
-    fn a_success_ends_a_run_of_failures() {
-        let breaker = breaker(Duration::from_secs(60));
-        for _ in 0..4 {
-            breaker.on_failure();
-        }
-        breaker.on_success();
-        breaker.on_failure();
-        assert!(breaker.permits());
-    }
-
-    #[test]
-    fn after_the_open_time_a_success_closes_it_and_a_failure_opens_it_again() {
-        let breaker = breaker(Duration::ZERO);
+    fn open(breaker: &Arc<Breaker>) {
         for _ in 0..5 {
-            breaker.on_failure();
+            breaker.permit().unwrap().failed();
         }
-        assert!(breaker.permits(), "the open time is over at once");
-        breaker.on_success();
-        assert!(breaker.permits());
+        assert_eq!(breaker.state(), BreakerState::Open);
+    }
+
+    #[test]
+    fn what_was_begun_before_it_opened_neither_closes_nor_opens_it() {
+        let breaker = breaker();
+        let early: Vec<_> = (0..20).map(|_| breaker.permit().unwrap()).collect();
+        open(&breaker);
+        breaker.probed(true);
+        assert_eq!(breaker.state(), BreakerState::HalfOpen);
+        for (index, permit) in early.into_iter().enumerate() {
+            if index % 2 == 0 { permit.succeeded() } else { permit.failed() }
+        }
+        assert_eq!(breaker.state(), BreakerState::HalfOpen);
+    }
+
+    #[test]
+    fn half_open_it_lets_a_few_through_and_a_permit_that_is_dropped_makes_room() {
+        let breaker = breaker();
+        open(&breaker);
+        assert!(breaker.permit().is_none());
+        breaker.probed(true);
+        let mut permits: Vec<_> = std::iter::from_fn(|| breaker.permit()).collect();
+        assert_eq!(permits.len(), 3);
+        permits.pop();
+        let last = breaker.permit().unwrap();
+        last.succeeded();
+        assert_eq!(breaker.state(), BreakerState::Closed);
+    }
+
+    #[test]
+    fn a_success_between_failures_ends_their_run_though_it_took_no_lock() {
+        let breaker = breaker();
+        for _ in 0..9 {
+            for _ in 0..4 {
+                breaker.permit().unwrap().failed();
+            }
+            for _ in 0..10 {
+                breaker.permit().unwrap().succeeded();
+            }
+        }
+        assert_eq!(breaker.state(), BreakerState::Closed);
+    }
+
+    #[test]
+    fn an_operators_word_stands_whatever_the_calls_say() {
+        let breaker = breaker();
+        breaker.force(Some(ForcedBreaker::Closed));
+        for _ in 0..20 {
+            breaker.permit().unwrap().failed();
+        }
+        breaker.fell_silent();
+        assert_eq!(breaker.state(), BreakerState::ForcedClosed);
+        breaker.force(Some(ForcedBreaker::Open));
+        breaker.probed(true);
+        assert!(breaker.permit().is_none());
+        assert_eq!(breaker.state(), BreakerState::ForcedOpen);
+        breaker.force(None);
+        assert!(breaker.permit().is_some());
+        assert_eq!(breaker.state(), BreakerState::Closed);
+    }
+
+    #[test]
+    fn whoever_watches_it_is_woken_when_it_opens() {
+        let breaker = breaker();
+        breaker.watched_by(std::thread::current());
+        open(&breaker);
+        // Returns at once, or the test hangs.
+        std::thread::park();
     }
 }

@@ -47,6 +47,8 @@ pub struct Config {
     pub(crate) max_record_bytes: usize,
     pub(crate) delivery_timeout: Duration,
     pub(crate) direct_timeout: Duration,
+    pub(crate) emit_timeout: Duration,
+    pub(crate) max_in_flight_bytes: u32,
     pub(crate) close_timeout: Duration,
     pub(crate) breaker: BreakerConfig,
     warnings: Vec<String>,
@@ -168,6 +170,12 @@ impl Config {
             max_record_bytes: vars.number("STREAMING_MAX_RECORD_BYTES", BROKER_MAX_RECORD_BYTES, 1_024..=100_000_000),
             delivery_timeout: vars.seconds("STREAMING_RECORD_DELIVERY_TIMEOUT_S", 30, 1..=3_600),
             direct_timeout: vars.millis("STREAMING_DIRECT_TIMEOUT_MS", 2_000, 10..=3_600_000),
+            emit_timeout: vars.millis("STREAMING_EMIT_TIMEOUT_MS", 30_000, 10..=3_600_000),
+            max_in_flight_bytes: vars.number(
+                "STREAMING_MAX_IN_FLIGHT_BYTES",
+                64 * 1_024 * 1_024,
+                1_024 * 1_024..=u32::MAX,
+            ),
             close_timeout: vars.seconds("STREAMING_CLOSE_TIMEOUT_S", 30, 1..=3_600),
             breaker: vars.breaker(),
             warnings: Vec::new(),
@@ -267,6 +275,22 @@ impl Config {
     #[must_use]
     pub fn with_direct_timeout(mut self, direct_timeout: Duration) -> Self {
         self.direct_timeout = direct_timeout;
+        self
+    }
+
+    /// Sets how long an emit may take altogether, whatever way the event goes. Defaults to 30 seconds; a request may
+    /// [say otherwise](crate::EmitRequest::timeout).
+    #[must_use]
+    pub fn with_emit_timeout(mut self, emit_timeout: Duration) -> Self {
+        self.emit_timeout = emit_timeout;
+        self
+    }
+
+    /// Sets how many bytes the events of all emits that are running may take in memory. An emit for which there is no room
+    /// waits its turn, up to the direct timeout. Defaults to 64 MiB.
+    #[must_use]
+    pub fn with_max_in_flight_bytes(mut self, bytes: u32) -> Self {
+        self.max_in_flight_bytes = bytes;
         self
     }
 

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
@@ -48,6 +50,7 @@ pub struct EmitRequest {
     pub(crate) payload: Option<Bytes>,
     pub(crate) extensions: Extensions,
     pub(crate) policy: PolicyOverride,
+    pub(crate) timeout: Option<Duration>,
     /// The type that the payload was made from, if it was.
     pub(crate) typed: Option<domain::Typed>,
 }
@@ -64,6 +67,7 @@ impl EmitRequest {
             payload: Some(Bytes::new()),
             extensions: Extensions::default(),
             policy: PolicyOverride::default(),
+            timeout: None,
             typed: None,
         }
     }
@@ -138,6 +142,14 @@ impl EmitRequest {
     /// Changes the delivery policy for this request alone. An operator's `enabled=false` stands.
     pub fn policy(mut self, policy: PolicyOverride) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Sets how long the emit may take altogether, whatever way the event goes: half of it, and no more than the direct timeout,
+    /// is for the broker if the event can still go to the outbox. An emit in a transaction takes as long as its statement.
+    /// Defaults to what the configuration says, 30 seconds if nothing.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
         self
     }
 

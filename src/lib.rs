@@ -104,6 +104,7 @@ pub mod transport;
 mod tx;
 pub mod wire;
 
+pub use crate::breaker::{BreakerState, ForcedBreaker};
 pub use crate::catalog::{Catalog, ContentMode, CustomKey, EventClass, EventDefinition, PartitionKey};
 pub use crate::config::Config;
 pub use crate::emitter::noop::NoopEmitter;

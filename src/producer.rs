@@ -1,13 +1,14 @@
 //! The real emitter.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::BoxFuture;
-use crate::breaker::Breaker;
+use crate::breaker::{Breaker, BreakerState, ForcedBreaker};
 use crate::catalog::compiled::CompiledCatalog;
 use crate::emitter::noop::closed;
 use crate::emitter::{Emitter, Health, Receipt};
@@ -26,10 +27,13 @@ mod closing;
 mod direct;
 pub(crate) mod fallback;
 mod health;
+mod room;
 pub(crate) mod spill;
+mod watch;
 
-use client::{Client, Transports};
+use client::DirectClient;
 use fallback::Fallback;
+use room::Room;
 
 /// Publishes events to Kafka, and stores them in the outbox when it can't, or must not.
 ///
@@ -56,9 +60,7 @@ pub struct Producer(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     catalog: CompiledCatalog,
-    transports: Transports,
-    /// The client of the direct path.
-    client: RwLock<Client>,
+    clients: Arc<DirectClient>,
     breaker: Arc<Breaker>,
     fallback: Option<Arc<Fallback>>,
     times: Times,
@@ -67,16 +69,26 @@ struct Shared {
     dead_letters: Arc<DeadLetters>,
     closed: AtomicBool,
     running: InFlight,
+    room: Room,
 }
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
 struct Times {
+    /// An emit altogether, unless its request says otherwise.
+    emit: Duration,
     /// A direct publish that could still go to the outbox.
     direct: Duration,
     /// A direct publish that can't.
     delivery: Duration,
     close: Duration,
+}
+
+impl Times {
+    /// How long the emit of this request may take.
+    fn of(&self, request: &EmitRequest) -> Duration {
+        request.timeout.unwrap_or(self.emit)
+    }
 }
 
 impl Producer {
@@ -108,7 +120,7 @@ impl Producer {
             producer_id: self.0.id.to_string(),
         };
         let outbox = Arc::clone(&fallback.outbox);
-        let relay = Relay::new(outbox, self.0.transports.clone(), fallback, Arc::new(poison));
+        let relay = Relay::new(outbox, self.0.clients.transports().clone(), fallback, Arc::new(poison));
         Box::pin(async { relay?.run(shutdown).await })
     }
 
@@ -130,6 +142,32 @@ impl Producer {
         }
     }
 
+    /// Whether events are published directly at the moment.
+    #[must_use]
+    pub fn breaker_state(&self) -> BreakerState {
+        self.0.breaker.state()
+    }
+
+    /// Opens or closes the breaker by hand, whatever the broker does, until this is called with `None`: then it is closed, and
+    /// goes by the broker again.
+    ///
+    /// Open it before a broker is taken down for maintenance, and no caller waits for it: events go to the outbox. Emits that wait
+    /// for the broker now do so, too.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use tidings::{BreakerState, ForcedBreaker, Producer};
+    ///
+    /// # fn example(producer: &Producer) {
+    /// producer.force_breaker(Some(ForcedBreaker::Open));
+    /// assert_eq!(producer.breaker_state(), BreakerState::ForcedOpen);
+    /// # }
+    /// ```
+    pub fn force_breaker(&self, forced: Option<ForcedBreaker>) {
+        self.0.breaker.force(forced);
+    }
+
     /// Counts an emit as running, unless the producer was closed.
     fn enter(&self) -> Result<Entered<'_>> {
         // Entered first: a close that comes in between waits for this emit, which then sees that it was closed.
@@ -139,8 +177,10 @@ impl Producer {
 
     async fn emit_one(&self, request: EmitRequest) -> Result<Receipt> {
         let _running = self.enter()?;
+        let deadline = Instant::now() + self.0.times.of(&request);
         let resolved = self.0.catalog.resolve(request)?;
-        self.0.deliver(resolved).await
+        let _room = self.0.room.enter(&resolved, self.0.direct_until(deadline)).await?;
+        self.0.deliver(resolved, deadline).await
     }
 }
 

@@ -68,6 +68,34 @@ impl std::fmt::Debug for QueueFull {
     }
 }
 
+/// How a transport is doing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct Vitals {
+    /// How many records wait for an acknowledgement.
+    pub unacknowledged: usize,
+    /// How many were ever acknowledged.
+    pub acknowledged: u64,
+    /// How full the queue is; full is 1.
+    pub fullness: f32,
+    /// Whether there is a connection to the other side, as far as is known.
+    pub is_connected: bool,
+}
+
+impl Vitals {
+    /// A transport that is connected and holds nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { unacknowledged: 0, acknowledged: 0, fullness: 0.0, is_connected: true }
+    }
+}
+
+impl Default for Vitals {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Takes records in order and says what became of each.
 ///
 /// Records of one topic and key reach the topic in the order in which they were submitted, unless one fails: what was
@@ -117,6 +145,17 @@ pub trait Transport: std::fmt::Debug + Send + Sync + 'static {
         let _ = (topics, timeout);
         Box::pin(std::future::ready(HashMap::new()))
     }
+
+    /// How the transport is doing, looked at several times a second: who waits too long without a sign of life finds the
+    /// breaker open. None, if it can't say, or if records wait for another reason than that nobody answers. Defaults to none.
+    fn vitals(&self) -> Option<Vitals> {
+        None
+    }
+
+    /// Gives up all that was not acknowledged: each record is reported on soon, as far as that was not done. It may be on its
+    /// way all the same. Records that are submitted from now on fail at once. It may block for a while; it is called on a
+    /// thread of its own. Defaults to nothing: the transport goes on until it is dropped.
+    fn retire(&self) {}
 
     /// Asks the other side for a sign of life.
     ///

@@ -66,6 +66,8 @@ fn every_value_reaches_its_setting() {
         ("STREAMING_RECORD_RETRIES", "3"),
         ("STREAMING_RECORD_DELIVERY_TIMEOUT_S", "12"),
         ("STREAMING_DIRECT_TIMEOUT_MS", "900"),
+        ("STREAMING_EMIT_TIMEOUT_MS", "4000"),
+        ("STREAMING_MAX_IN_FLIGHT_BYTES", "2000000"),
         ("STREAMING_CLOSE_TIMEOUT_S", "13"),
         ("STREAMING_CB_FAILURE_RATIO", "0.25"),
         ("STREAMING_CB_MIN_REQUESTS", "21"),
@@ -89,6 +91,7 @@ fn every_value_reaches_its_setting() {
     assert_eq!((config.client.compression, config.client.record_retries), (Compression::Zstd, 3));
     assert_eq!(config.delivery_timeout, Duration::from_secs(12));
     assert_eq!(config.direct_timeout, Duration::from_millis(900));
+    assert_eq!((config.emit_timeout, config.max_in_flight_bytes), (Duration::from_secs(4), 2_000_000));
     assert_eq!(config.close_timeout, Duration::from_secs(13));
     let breaker = BreakerConfig { failure_ratio: 0.25, min_requests: 21, open_time: Duration::from_secs(14) };
     assert_eq!(config.breaker, breaker);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use futures_util::StreamExt;
+use tokio::time::Instant;
 
 use super::Producer;
 use crate::catalog::compiled::Resolved;
@@ -22,10 +23,14 @@ impl Producer {
         let Ok(_running) = self.enter() else {
             return requests.iter().map(|_| Err(closed())).collect();
         };
-        let mut by_key: HashMap<_, Vec<(usize, Resolved)>> = HashMap::new();
+        let start = Instant::now();
+        let mut by_key: HashMap<_, Vec<(usize, Resolved, Instant)>> = HashMap::new();
         for (index, request) in requests.into_iter().enumerate() {
+            let deadline = start + self.0.times.of(&request);
             match self.0.catalog.resolve(request) {
-                Ok(resolved) => by_key.entry(resolved.record.key.clone()).or_default().push((index, resolved)),
+                Ok(resolved) => {
+                    by_key.entry(resolved.record.key.clone()).or_default().push((index, resolved, deadline))
+                }
                 Err(error) => results[index] = Some(Err(error)),
             }
         }
@@ -40,12 +45,12 @@ impl Producer {
         results.into_iter().map(|result| result.expect("every request has a result")).collect()
     }
 
-    async fn emit_in_turn(&self, events: Vec<(usize, Resolved)>) -> Vec<(usize, Result<Receipt>)> {
+    async fn emit_in_turn(&self, events: Vec<(usize, Resolved, Instant)>) -> Vec<(usize, Result<Receipt>)> {
         let mut results = Vec::with_capacity(events.len());
         let mut failed: Option<ErrorKind> = None;
-        for (index, resolved) in events {
+        for (index, resolved, deadline) in events {
             let result = match failed {
-                None => self.0.deliver(resolved).await,
+                None => self.0.deliver(resolved, deadline).await,
                 Some(kind) => {
                     let message =
                         "an earlier event of the same key in the batch failed, and this one must not overtake it";

@@ -1,14 +1,15 @@
 //! Making a producer.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use super::fallback::Fallback;
 use uuid::Uuid;
 
-use super::client::{Client, Connect, Role, Transports};
-use super::{Producer, Shared, Times};
+use super::client::{Connect, DirectClient, Role, Transports};
+use super::room::Room;
+use super::{Producer, Shared, Times, watch};
 use crate::breaker::Breaker;
 use crate::catalog::Catalog;
 use crate::catalog::compiled::{CompiledCatalog, Settings};
@@ -98,19 +99,25 @@ impl ProducerBuilder {
                 Transports::new(kafka(&config)?)
             }
         };
-        let transport = transports.connect(Role::Direct)?;
+        let clients = Arc::new(DirectClient::connect(transports)?);
+        let transport = clients.current().transport;
         catalog.limit_records(&transport.max_record_bytes(&catalog.topics(), LIMITS_TIMEOUT).await);
         let fallback = match self.outbox {
             Some(outbox) => Some(Arc::new(Fallback::open(outbox).await?)),
             None => None,
         };
-        let times =
-            Times { direct: config.direct_timeout, delivery: config.delivery_timeout, close: config.close_timeout };
+        let times = Times {
+            emit: config.emit_timeout,
+            direct: config.direct_timeout,
+            delivery: config.delivery_timeout,
+            close: config.close_timeout,
+        };
+        let breaker = Arc::new(Breaker::new(&config.breaker));
+        watch::start(&clients, &breaker, times.direct);
         Ok(Producer(Arc::new(Shared {
             catalog,
-            client: RwLock::new(Client { transport, generation: 0 }),
-            transports,
-            breaker: Arc::new(Breaker::new(&config.breaker)),
+            clients,
+            breaker,
             fallback,
             times,
             id: Uuid::now_v7(),
@@ -121,13 +128,14 @@ impl ProducerBuilder {
             }),
             closed: AtomicBool::new(false),
             running: InFlight::default(),
+            room: Room::new(config.max_in_flight_bytes),
         })))
     }
 }
 
 #[cfg(feature = "kafka")]
 fn kafka(config: &Config) -> Result<Arc<Connect>> {
-    use crate::transport::kafka::{KafkaTransport, config::client_config, token::Tokens};
+    use crate::transport::kafka::{KafkaTransport, KnownTopic, config::client_config, token::Tokens};
 
     if config.client.brokers.is_empty() {
         let message =
@@ -140,13 +148,14 @@ fn kafka(config: &Config) -> Result<Arc<Connect>> {
         Error::new(ErrorKind::InvalidConfig, "a producer is built on a tokio runtime").with_source(source)
     })?;
     let (direct, relay) = (client_config(config, Role::Direct), client_config(config, Role::Relay));
+    let known_topic = KnownTopic::default();
     Ok(Arc::new(move |role| {
         let config = match role {
             Role::Direct => &direct,
             Role::Relay => &relay,
         };
         let tokens = provider.as_ref().map(|provider| Tokens::new(Arc::clone(provider), runtime.clone()));
-        Ok(Arc::new(KafkaTransport::new(config, tokens)?) as Arc<dyn Transport>)
+        Ok(Arc::new(KafkaTransport::new(config, tokens, Arc::clone(&known_topic))?) as Arc<dyn Transport>)
     }))
 }
 

@@ -1,8 +1,8 @@
 //! The clients of a producer.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use super::Shared;
 use crate::error::Result;
 use crate::transport::Transport;
 
@@ -30,6 +30,7 @@ impl Transports {
     pub(crate) fn fixed(transport: Arc<dyn Transport>) -> Self {
         Self(Arc::new(move |_| Ok(Arc::clone(&transport))))
     }
+
     pub(crate) fn connect(&self, role: Role) -> Result<Arc<dyn Transport>> {
         (self.0)(role)
     }
@@ -41,28 +42,72 @@ impl std::fmt::Debug for Transports {
     }
 }
 
-/// A client, and how many there were before: one that failed for good is replaced.
+/// The client of the direct path, and how many there were before: one that failed for good, or whose records are given up, is
+/// replaced.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) generation: u32,
 }
 
-impl Shared {
-    pub(super) fn client(&self) -> Client {
-        // Nothing panics while it holds this lock.
-        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+/// The client that the direct path has at the moment.
+#[derive(Debug)]
+pub(super) struct DirectClient {
+    transports: Transports,
+    current: RwLock<Client>,
+}
+
+impl DirectClient {
+    pub(super) fn connect(transports: Transports) -> Result<Self> {
+        let transport = transports.connect(Role::Direct)?;
+        Ok(Self { transports, current: RwLock::new(Client { transport, generation: 0 }) })
     }
 
-    /// Replaces the client of this generation, unless somebody else has.
-    pub(super) fn replace_client(&self, generation: u32) {
-        let mut client = self.client.write().unwrap_or_else(PoisonError::into_inner);
-        if client.generation != generation {
-            return;
+    pub(super) fn transports(&self) -> &Transports {
+        &self.transports
+    }
+
+    pub(super) fn current(&self) -> Client {
+        // Nothing panics while it holds this lock.
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the client of this generation, unless somebody else has. What the old one holds is given up: each record is
+    /// reported on soon, so nobody waits for it any longer.
+    pub(super) fn replace(&self, generation: u32) {
+        let old = {
+            let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+            if current.generation != generation {
+                return;
+            }
+            let transport = match self.transports.connect(Role::Direct) {
+                Ok(transport) => transport,
+                Err(error) => {
+                    tracing::error!(%error, "a new client can't be made; the old one goes on");
+                    return;
+                }
+            };
+            if Arc::ptr_eq(&transport, &current.transport) {
+                return;
+            }
+            std::mem::replace(&mut *current, Client { transport, generation: generation + 1 }).transport
+        };
+        retire(old);
+    }
+}
+
+/// How often it is looked whether a client that was given up is still used.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Gives up a client, on a thread of its own: it may take a while, and so may its end.
+fn retire(client: Arc<dyn Transport>) {
+    let retiring = std::thread::Builder::new().name("tidings-retire".to_owned()).spawn(move || {
+        client.retire();
+        while Arc::strong_count(&client) > 1 {
+            std::thread::sleep(LOOK_EVERY);
         }
-        match self.transports.connect(Role::Direct) {
-            Ok(transport) => *client = Client { transport, generation: generation + 1 },
-            Err(error) => tracing::error!(%error, "the client failed for good, and can't be replaced"),
-        }
+    });
+    if let Err(error) = retiring {
+        tracing::error!(%error, "no thread to give up a client on; its records wait until their time is over");
     }
 }

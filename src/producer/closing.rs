@@ -14,7 +14,8 @@ impl Producer {
         }
         let deadline = Instant::now() + self.0.times.close;
         let finished = tokio::time::timeout_at(deadline, self.0.running.idle()).await.is_ok();
-        let flushed = self.0.client().transport.flush(deadline.saturating_duration_since(Instant::now())).await;
+        let flushed =
+            self.0.clients.current().transport.flush(deadline.saturating_duration_since(Instant::now())).await;
         if finished && flushed {
             Ok(())
         } else {

@@ -1,7 +1,6 @@
 //! The direct way, and the choice between the two.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -10,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
 use super::client::Client;
+use crate::breaker::Permit;
 use crate::catalog::compiled::Resolved;
 use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
@@ -22,28 +22,35 @@ use crate::wire::DeadLetter;
 /// then: it tries again after half a second at most, and a broker takes a tenth to say no.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+const BREAKER_OPEN: &str = "the breaker is open: the broker does not serve, and is left alone until it does";
+
 impl Shared {
     /// Takes an event the way that its policy, its lane and the broker allow.
-    pub(super) async fn deliver(&self, resolved: Resolved) -> Result<Receipt> {
+    pub(super) async fn deliver(&self, resolved: Resolved, deadline: Instant) -> Result<Receipt> {
         let policy = resolved.policy;
         if !policy.enabled() {
             return Ok(Receipt { event_id: resolved.id, outcome: Outcome::Disabled });
         }
         // A policy that needs an outbox is refused at start if there is none.
         let Some(fallback) = &self.fallback else {
-            return self.publish_or_fail(resolved).await;
+            return self.publish_or_fail(resolved, deadline).await;
         };
         if policy.always_stored() {
-            return fallback.store(resolved, StoredReason::Policy).await;
+            return fallback.store(resolved, StoredReason::Policy, deadline).await;
         }
         let key = &resolved.record.key;
+        let direct_until = self.direct_until(deadline);
         match policy.outbox() {
-            OutboxMode::Fallback if fallback.is_spilled(key).await => {
-                fallback.store(resolved, StoredReason::LaneSpilled).await
+            OutboxMode::Fallback => {
+                // While the breaker is open, waiting for the lane is in vain.
+                let wait_until = self.breaker.state().is_closed().then_some(direct_until);
+                if fallback.is_spilled(key, wait_until).await {
+                    return fallback.store(resolved, StoredReason::LaneSpilled, deadline).await;
+                }
+                self.publish_or_store(resolved, fallback, deadline).await
             }
-            OutboxMode::Fallback => self.publish_or_store(resolved, fallback).await,
             // It may not be stored behind the events that it must not overtake, so it waits for them.
-            _ if fallback.wait_until_settled(key, self.times.direct).await => self.publish_or_fail(resolved).await,
+            _ if fallback.wait_until_settled(key, direct_until).await => self.publish_or_fail(resolved, deadline).await,
             _ => {
                 let message =
                     "older events of the lane wait in the outbox, and the policy forbids to store this one behind them";
@@ -52,45 +59,51 @@ impl Shared {
         }
     }
 
-    async fn publish_or_fail(&self, resolved: Resolved) -> Result<Receipt> {
-        if !self.breaker.permits() {
-            let message = "the breaker is open: the broker has failed too often, and is left alone for a while";
-            return Err(Error::new(ErrorKind::CircuitOpen, message).with_event_id(resolved.id));
-        }
-        match self.publish(&resolved.record, Instant::now() + self.times.delivery).await {
+    /// Until when an event may be on its direct way that could still take another: half the time that is left is kept for that.
+    pub(super) fn direct_until(&self, deadline: Instant) -> Instant {
+        let now = Instant::now();
+        now + self.times.direct.min(deadline.saturating_duration_since(now) / 2)
+    }
+
+    async fn publish_or_fail(&self, resolved: Resolved, deadline: Instant) -> Result<Receipt> {
+        let Some(permit) = self.breaker.permit() else {
+            return Err(Error::new(ErrorKind::CircuitOpen, BREAKER_OPEN).with_event_id(resolved.id));
+        };
+        let until = deadline.min(Instant::now() + self.times.delivery);
+        match self.publish(&resolved.record, permit, until).await {
             Ok(delivery) => Ok(published(resolved, delivery)),
-            Err(error) => Err(self.bury(resolved, error).await),
+            Err(error) => Err(self.bury(resolved, error, deadline).await),
         }
     }
 
-    async fn publish_or_store(&self, resolved: Resolved, fallback: &Fallback) -> Result<Receipt> {
-        if !self.breaker.permits() {
-            return fallback.store(resolved, StoredReason::CircuitOpen).await;
-        }
-        match self.publish(&resolved.record, Instant::now() + self.times.direct).await {
+    async fn publish_or_store(&self, resolved: Resolved, fallback: &Fallback, deadline: Instant) -> Result<Receipt> {
+        let Some(permit) = self.breaker.permit() else {
+            return fallback.store(resolved, StoredReason::CircuitOpen, deadline).await;
+        };
+        match self.publish(&resolved.record, permit, self.direct_until(deadline)).await {
             Ok(delivery) => Ok(published(resolved, delivery)),
             // It may have arrived all the same. It is stored under the same id: a possible duplicate, never a loss.
             Err(error) if error.kind().is_outage() => {
                 tracing::debug!(%error, event_id = %resolved.id, "the broker did not take the event; it goes to the outbox");
-                let stored = fallback.store(resolved, StoredReason::PublishFailed).await;
+                let stored = fallback.store(resolved, StoredReason::PublishFailed, deadline).await;
                 stored.map_err(|failed| failed.or_ambiguous(error.is_ambiguous()))
             }
-            Err(error) => Err(self.bury(resolved, error).await),
+            Err(error) => Err(self.bury(resolved, error, deadline).await),
         }
     }
 
     /// Sends an event that the broker refused to its dead-letter topic, if its policy says so. The error says whether that
     /// was done.
-    async fn bury(&self, resolved: Resolved, error: Error) -> Error {
+    async fn bury(&self, resolved: Resolved, error: Error, deadline: Instant) -> Error {
         if resolved.policy.dlq() == DlqMode::OnRoutableFailure && error.kind().is_dead_letter() {
             let (record, topic, how) = (&resolved.record, &resolved.dlq_topic, &self.dead_letters);
-            let deadline = Instant::now() + self.times.direct;
+            let until = deadline.min(Instant::now() + self.times.direct);
             let mut letter = DeadLetter::new(record, &error, 0, Utc::now(), self.id.to_string(), how.style);
-            let mut sent = self.publish(&letter.record(record, topic, how), deadline).await;
+            let mut sent = self.publish_if_permitted(&letter.record(record, topic, how), until).await;
             let too_large = sent.as_ref().is_err_and(|dead| dead.kind() == ErrorKind::TooLarge);
             if too_large && letter.omitted_payload_bytes.is_none() {
                 // The dead-letter topic may take less than the settings allow.
-                sent = self.publish(&letter.record_without_payload(record, topic, how), deadline).await;
+                sent = self.publish_if_permitted(&letter.record_without_payload(record, topic, how), until).await;
             }
             match sent {
                 Ok(_) => return error.with_event_id(resolved.id).into_dead_lettered(),
@@ -102,33 +115,41 @@ impl Shared {
         error.with_event_id(resolved.id)
     }
 
+    async fn publish_if_permitted(&self, record: &Record, deadline: Instant) -> Result<Delivery> {
+        match self.breaker.permit() {
+            Some(permit) => self.publish(record, permit, deadline).await,
+            None => Err(Error::new(ErrorKind::CircuitOpen, BREAKER_OPEN)),
+        }
+    }
+
     /// Publishes a record, and waits for its acknowledgement until `deadline`, or until it is known that the broker does not
     /// let this client in.
     ///
-    /// The breaker hears of every outcome, whether or not anyone still waits for it.
-    async fn publish(&self, record: &Record, deadline: Instant) -> Result<Delivery> {
-        let Client { transport, generation } = self.client();
+    /// The breaker hears of every outcome, whether or not anyone still waits for it. When it opens, the client is given up, and
+    /// with it the record.
+    async fn publish(&self, record: &Record, permit: Permit, deadline: Instant) -> Result<Delivery> {
+        let Client { transport, generation } = self.clients.current();
+        let era = permit.era;
         let (sender, delivery) = oneshot::channel();
-        let breaker = Arc::clone(&self.breaker);
         let on_delivery = Box::new(move |result: Result<Delivery>| {
             match &result {
-                Ok(_) => breaker.on_success(),
-                Err(error) if error.kind().is_broker_health() => breaker.on_failure(),
-                Err(_) => {}
+                Ok(_) => permit.succeeded(),
+                Err(error) if error.kind().is_broker_health() => permit.failed(),
+                Err(_) => drop(permit),
             }
             // Nobody waits any more if the emit was given up, or dropped.
             let _ = sender.send(result);
         });
         if let Err(refusal) = wait(&*transport, deadline, submit_when_room(&*transport, record, on_delivery)).await {
             return Err(refusal.unwrap_or_else(|| {
-                self.breaker.on_failure();
+                self.breaker.failed(era);
                 Error::new(ErrorKind::Overloaded, "the client's queue stayed full; the event was not sent")
             }));
         }
         match wait(&*transport, deadline, delivery).await {
             Ok(Ok(Err(error))) if error.kind() == ErrorKind::ClientFailed => {
                 tracing::error!(%error, "the client failed for good, and is replaced");
-                self.replace_client(generation);
+                self.clients.replace(generation);
                 Err(error)
             }
             Ok(Ok(result)) => result,
@@ -139,7 +160,7 @@ impl Shared {
             // The client keeps the record, and may deliver it once it is let in: as ambiguous as one that is late.
             Err(Some(refusal)) => Err(refusal),
             Err(None) => {
-                self.breaker.on_failure();
+                self.breaker.failed(era);
                 let message = "the broker did not confirm the event in time; it may or may not have it";
                 Err(Error::new(ErrorKind::Timeout, message).or_ambiguous(true))
             }

@@ -31,8 +31,14 @@ pub(crate) struct Fallback {
 /// A relay that was told looks again within some milliseconds for as long.
 const WAKE_EVERY: Duration = Duration::from_millis(20);
 
-/// How often a spilled lane is looked up in the outbox, in case a relay elsewhere has drained it. One small query.
+/// How often the lanes are looked up in the outbox while events are emitted. One small query.
 const LOOK_UP_EVERY: Duration = Duration::from_millis(100);
+
+/// How long they are not looked up after that failed: whoever does it waits for a database that may not answer.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a caller waits for a lane to settle. A relay elsewhere writes its progress down every 50 ms.
+const HAND_BACK_TIME: Duration = Duration::from_millis(250);
 
 /// A caller that looks up the lanes for the others does not wait longer for it.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_millis(500);
@@ -81,10 +87,11 @@ impl Fallback {
     }
 
     /// Appends a row of its own. If the number of lanes was changed meanwhile, the row goes to the lane that it has now.
-    async fn append(&self, mut lanes: Lanes, row: &mut Row) -> Result<(Appended, Known)> {
+    async fn append(&self, mut lanes: Lanes, row: &mut Row, deadline: Instant) -> Result<(Appended, Known)> {
         loop {
             let known = self.spills.known(row.lane);
-            match within(STORE_TIMEOUT, self.outbox.append(lanes, std::slice::from_ref(row))).await {
+            let limit = STORE_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
+            match within(limit, self.outbox.append(lanes, std::slice::from_ref(row))).await {
                 Ok(appended) => {
                     let none = || Error::new(ErrorKind::Storage, "the outbox gave the event no number");
                     return Ok((*appended.first().ok_or_else(none)?, known));
@@ -102,10 +109,10 @@ impl Fallback {
     }
 
     /// Stores an event. Once this has returned, later events of the lane see that it is spilled.
-    pub(crate) async fn store(&self, resolved: Resolved, reason: StoredReason) -> Result<Receipt> {
+    pub(crate) async fn store(&self, resolved: Resolved, reason: StoredReason, deadline: Instant) -> Result<Receipt> {
         let lanes = self.lanes();
         let mut row = Row::new(resolved, lanes);
-        let appended = self.append(lanes, &mut row).await;
+        let appended = self.append(lanes, &mut row, deadline).await;
         let (appended, known) = appended.map_err(|error| error.with_event_id(row.event_id.clone()))?;
         let lane = row.lane;
         self.spill(lane, appended, known).await.map_err(|error| {
@@ -172,35 +179,54 @@ impl Fallback {
     }
 
     /// Whether a direct event of the key could overtake one in the outbox.
-    pub(crate) async fn is_spilled(&self, key: &[u8]) -> bool {
-        if !self.spills.is_spilled(self.lane_of(key)) {
+    ///
+    /// Under a steady stream of events a lane would never settle, each waiting behind the one before it. So once some have taken
+    /// the detour, further ones wait for the lane a moment, until `wait_until` at most, if that makes sense.
+    pub(crate) async fn is_spilled(&self, key: &[u8], wait_until: Option<Instant>) -> bool {
+        self.look_up().await;
+        let lane = self.lane_of(key);
+        if !self.spills.is_spilled(lane) {
             return false;
         }
-        // One caller looks it up; the others take the lane for spilled meanwhile.
-        if let Ok(mut looked_up) = self.looked_up.try_lock()
-            && looked_up.elapsed() >= LOOK_UP_EVERY
-        {
-            *looked_up = Instant::now();
-            match within(LOOK_UP_TIMEOUT, self.outbox.heads()).await {
-                Ok(heads) => self.spills.refresh(&heads),
-                Err(error) => tracing::debug!(%error, "the lanes could not be looked up; they stay spilled"),
-            }
+        let Some(until) = wait_until.filter(|_| self.spills.is_detour_long(lane)) else { return true };
+        let settled = self.wait_until_settled(key, until.min(Instant::now() + HAND_BACK_TIME)).await;
+        if !settled {
+            self.spills.waited_in_vain(lane);
         }
-        self.spills.is_spilled(self.lane_of(key))
+        !settled
     }
 
-    /// Waits until the lane of the key is not spilled, for `timeout` at most.
-    pub(crate) async fn wait_until_settled(&self, key: &[u8], timeout: Duration) -> bool {
+    /// Looks up the lanes, unless that was done a moment ago: another process may have stored something, or a relay elsewhere
+    /// have delivered it. One caller does so for all; the others go by what is known.
+    async fn look_up(&self) {
+        let Ok(mut looked_up) = self.looked_up.try_lock() else { return };
+        if looked_up.elapsed() < LOOK_UP_EVERY {
+            return;
+        }
+        *looked_up = Instant::now();
+        let known = self.spills.all_known();
+        match within(LOOK_UP_TIMEOUT, self.outbox.heads()).await {
+            Ok(heads) => self.spills.refresh(&known, &heads),
+            Err(error) => {
+                tracing::debug!(%error, "the lanes could not be looked up; what was known of them stands");
+                *looked_up = Instant::now() + LOOK_AGAIN_AFTER;
+            }
+        }
+    }
+
+    /// Waits until the lane of the key is not spilled.
+    pub(crate) async fn wait_until_settled(&self, key: &[u8], until: Instant) -> bool {
         let settled = async {
             loop {
                 let settlement = self.spills.wait_for_settlement();
-                if !self.is_spilled(key).await {
+                self.look_up().await;
+                if !self.spills.is_spilled(self.lane_of(key)) {
                     return;
                 }
                 let _ = tokio::time::timeout(LOOK_UP_EVERY, settlement).await;
             }
         };
-        tokio::time::timeout(timeout, settled).await.is_ok()
+        tokio::time::timeout_at(until, settled).await.is_ok()
     }
 }
 

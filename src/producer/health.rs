@@ -25,7 +25,7 @@ impl Producer {
                 },
             }
         };
-        let client = self.0.client();
+        let client = self.0.clients.current();
         match tokio::join!(client.transport.probe(PROBE_TIMEOUT), outbox) {
             (Ok(()), Ok(_)) => Health::Healthy,
             (Ok(()), Err(outbox)) => Health::Degraded { reasons: vec![outbox.to_string()] },

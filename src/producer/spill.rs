@@ -1,6 +1,6 @@
 //! Which lanes have events in the outbox that a direct event could overtake. Pure state: no I/O, no clock.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -31,7 +31,16 @@ struct Lane {
     draws: Mutex<u64>,
     /// Whether a relay of this producer has the lane.
     relayed_here: AtomicBool,
+    /// How many events took the detour since the lane was last settled, or waited for.
+    detours: AtomicU32,
+    /// How many may do so before one waits for the lane.
+    patience: AtomicU32,
 }
+
+/// So many events take the detour before one waits for the lane to settle. Twice as many each time that was in vain, as while a
+/// key of the lane is parked, up to the most.
+const PATIENCE: u32 = 8;
+const MOST_PATIENCE: u32 = 4_096;
 
 /// What was known of a lane at some time.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +63,8 @@ impl Spills {
             life: AtomicI64::new(0),
             draws: Mutex::default(),
             relayed_here: AtomicBool::new(false),
+            detours: AtomicU32::new(0),
+            patience: AtomicU32::new(PATIENCE),
         };
         Self { lanes: (0..Lanes::MAX).map(|_| lane()).collect(), spilled: Notify::new(), settled: Notify::new() }
     }
@@ -115,7 +126,12 @@ impl Spills {
 
     /// Says that all numbers of the lane below `floor` are settled.
     pub(crate) fn settle_below(&self, lane: u16, floor: i64) {
-        if self.lanes[usize::from(lane)].floor.fetch_max(floor, Ordering::SeqCst) < floor {
+        let lane = &self.lanes[usize::from(lane)];
+        if lane.floor.fetch_max(floor, Ordering::SeqCst) < floor {
+            if lane.last.load(Ordering::SeqCst) < floor {
+                lane.detours.store(0, Ordering::Relaxed);
+                lane.patience.store(PATIENCE, Ordering::Relaxed);
+            }
             self.settled.notify_waiters();
         }
     }
@@ -144,11 +160,34 @@ impl Spills {
         }
     }
 
-    /// Takes over the floors that the outbox says, which a relay elsewhere may have moved.
-    pub(crate) fn refresh(&self, heads: &[Head]) {
-        for (lane, head) in (0u16..).zip(heads.iter().take(self.lanes.len())) {
-            self.settle_below(lane, head.floor);
+    /// Takes over what the outbox says, of lanes of which this was `known` before it was asked: another process may have stored
+    /// something, and a relay elsewhere may have delivered it.
+    pub(crate) fn refresh(&self, known: &[Known], heads: &[Head]) {
+        for ((lane, known), head) in (0u16..).zip(known).zip(heads) {
+            if known.life != head.life {
+                self.go_back(lane, *known, head);
+            }
+            let state = &self.lanes[usize::from(lane)];
+            if state.life.load(Ordering::SeqCst) == head.life {
+                state.last.fetch_max(head.last, Ordering::SeqCst);
+                self.settle_below(lane, head.floor);
+            }
         }
+    }
+
+    /// One more event of a spilled lane comes along. Whether so many have taken the detour that this one had better wait.
+    pub(crate) fn is_detour_long(&self, lane: u16) -> bool {
+        let lane = &self.lanes[usize::from(lane)];
+        lane.detours.fetch_add(1, Ordering::Relaxed) >= lane.patience.load(Ordering::Relaxed)
+    }
+
+    /// An event has waited for the lane, and it did not settle.
+    pub(crate) fn waited_in_vain(&self, lane: u16) {
+        let lane = &self.lanes[usize::from(lane)];
+        lane.detours.store(0, Ordering::Relaxed);
+        let _ = lane
+            .patience
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |patience| Some((patience * 2).min(MOST_PATIENCE)));
     }
 
     /// Completes when a lane is spilled, or was since it last did.
@@ -226,7 +265,7 @@ mod tests {
         let spills = Spills::new();
         spills.start_from(&[head(9, 4), head(9, 10)]);
         assert!(spills.is_spilled(0) && !spills.is_spilled(1));
-        spills.refresh(&[head(12, 10), head(9, 10)]);
+        spills.refresh(&spills.all_known(), &[head(9, 10), head(9, 10)]);
         assert!(!spills.is_spilled(0));
     }
 }

@@ -1,7 +1,8 @@
 //! Kafka, through librdkafka.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -9,11 +10,12 @@ use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::metadata::MetadataTopic;
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::Notify;
 
-use super::{Delivery, OnDelivery, QueueFull, Record, Transport};
+use super::{Delivery, OnDelivery, QueueFull, Record, Transport, Vitals};
 use crate::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
 use crate::in_flight::InFlight;
@@ -35,7 +37,13 @@ pub(crate) struct KafkaTransport {
     gauge: Arc<Gauge>,
     tokens: Option<Tokens>,
     config: rdkafka::ClientConfig,
+    /// How many records the queue takes.
+    capacity: usize,
 }
+
+/// A topic that has taken a record, of this client or one before it: the one to ask about when probing. Asked about a topic
+/// that does not exist, a broker might create it; about all topics, it might have to tell of thousands.
+pub(crate) type KnownTopic = Arc<OnceLock<Arc<str>>>;
 
 /// What the client holds, and who waits for that to change.
 #[derive(Debug, Default)]
@@ -44,12 +52,23 @@ struct Gauge {
     trust: Mutex<Trust>,
     /// Told once for each record that leaves the queue.
     room: Notify,
+    acknowledged: AtomicU64,
+    /// Whether the client has said that no broker is left, and nothing was heard of one since.
+    cut: AtomicBool,
+    retired: AtomicBool,
+    known_topic: KnownTopic,
 }
 
 impl Gauge {
     fn leave(&self) {
         self.in_flight.remove();
         self.room.notify_one();
+    }
+
+    /// A broker has answered.
+    fn heard(&self) {
+        self.trust().let_in();
+        self.cut.store(false, Ordering::SeqCst);
     }
 
     fn trust(&self) -> MutexGuard<'_, Trust> {
@@ -61,7 +80,7 @@ impl Gauge {
     fn explain(&self, failed: Error) -> Error {
         if failed.kind().is_dead_letter() {
             // It was a broker that said so.
-            self.trust().let_in();
+            self.heard();
         }
         match failed.kind() {
             // Time went by because nobody lets the client in.
@@ -108,6 +127,9 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         let reason = sanitize(reason);
         tracing::warn!(%error, %reason, "the Kafka client reports an error");
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.gauge.cut.store(true, Ordering::SeqCst);
+        }
         if error.rdkafka_error_code().is_some_and(|code| is_refusal(code, &reason)) {
             self.gauge.trust().refused(error, reason.into_owned(), Instant::now());
         }
@@ -120,7 +142,9 @@ impl ProducerContext for Context {
     fn delivery(&self, result: &DeliveryResult<'_>, on_delivery: Self::DeliveryOpaque) {
         on_delivery(match result {
             Ok(message) => {
-                self.gauge.trust().let_in();
+                self.gauge.heard();
+                self.gauge.acknowledged.fetch_add(1, Ordering::SeqCst);
+                self.gauge.known_topic.get_or_init(|| message.topic().into());
                 Ok(Delivery { partition: message.partition(), offset: message.offset() })
             }
             Err((error, message)) => Err(self.gauge.explain(failure(error, message.topic()))),
@@ -131,8 +155,8 @@ impl ProducerContext for Context {
 
 impl KafkaTransport {
     /// A client with this configuration. It connects in the background; whether brokers answer shows later.
-    pub(crate) fn new(config: &rdkafka::ClientConfig, tokens: Option<Tokens>) -> Result<Self> {
-        let gauge = Arc::new(Gauge::default());
+    pub(crate) fn new(config: &rdkafka::ClientConfig, tokens: Option<Tokens>, known_topic: KnownTopic) -> Result<Self> {
+        let gauge = Arc::new(Gauge { known_topic, ..Gauge::default() });
         let context = Context { gauge: Arc::clone(&gauge), tokens: tokens.clone() };
         let producer = config.create_with_context(context).map_err(|error| {
             let what = match &error {
@@ -144,7 +168,15 @@ impl KafkaTransport {
             );
             Error::new(ErrorKind::InvalidConfig, message).with_source(without_value(error))
         })?;
-        Ok(Self { producer, gauge, tokens, config: config.clone() })
+        let capacity =
+            config.get("queue.buffering.max.messages").and_then(|max| max.parse().ok()).unwrap_or(usize::MAX);
+        Ok(Self { producer, gauge, tokens, config: config.clone(), capacity })
+    }
+}
+
+impl KafkaTransport {
+    fn purge(&self) {
+        self.producer.purge(PurgeConfig::default().queue().inflight());
     }
 }
 
@@ -180,6 +212,13 @@ impl Transport for KafkaTransport {
             on_delivery(Err(refusal));
             return Ok(());
         }
+        if self.gauge.retired.load(Ordering::SeqCst) {
+            on_delivery(Err(Error::new(
+                ErrorKind::BrokerUnavailable,
+                "the client was given up; the event was not sent",
+            )));
+            return Ok(());
+        }
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.count());
         for (key, value) in record.headers.iter() {
             headers = headers.insert(Header { key, value: Some(value) });
@@ -192,6 +231,10 @@ impl Transport for KafkaTransport {
         };
         self.gauge.in_flight.add();
         let Err((error, refused)) = self.producer.send(message) else {
+            if self.gauge.retired.load(Ordering::SeqCst) {
+                // Whoever retired it may not have seen this one.
+                self.purge();
+            }
             return Ok(());
         };
         let on_delivery = *refused.delivery_opaque;
@@ -220,6 +263,22 @@ impl Transport for KafkaTransport {
         self.gauge.trust().give_up(Instant::now())
     }
 
+    fn vitals(&self) -> Option<Vitals> {
+        if self.gauge.trust().refusal(Instant::now()).is_some() {
+            return None;
+        }
+        let unacknowledged = self.gauge.in_flight.count();
+        #[allow(clippy::cast_precision_loss, reason = "it is a share")]
+        let fullness = unacknowledged as f32 / self.capacity as f32;
+        let acknowledged = self.gauge.acknowledged.load(Ordering::SeqCst);
+        Some(Vitals { unacknowledged, acknowledged, fullness, is_connected: !self.gauge.cut.load(Ordering::SeqCst) })
+    }
+
+    fn retire(&self) {
+        self.gauge.retired.store(true, Ordering::SeqCst);
+        self.purge();
+    }
+
     fn max_record_bytes<'a>(
         &'a self,
         topics: &'a [Arc<str>],
@@ -232,12 +291,20 @@ impl Transport for KafkaTransport {
     fn probe(&self, timeout: Duration) -> BoxFuture<'_, Result<()>> {
         let (producer, gauge) = (self.producer.clone(), Arc::clone(&self.gauge));
         Box::pin(async move {
+            let topic = gauge.known_topic.get().cloned();
             // librdkafka has no asynchronous metadata request.
-            let answer =
-                tokio::task::spawn_blocking(move || producer.client().fetch_metadata(None, timeout).map(drop)).await;
+            let answer = tokio::task::spawn_blocking(move || {
+                let metadata = producer.client().fetch_metadata(topic.as_deref(), timeout)?;
+                let leaderless =
+                    |topic: &MetadataTopic| topic.partitions().iter().all(|partition| partition.leader() < 0);
+                // It answers, and can't take a record yet.
+                let leaderless = topic.is_some() && metadata.topics().iter().all(leaderless);
+                if leaderless { Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable)) } else { Ok(()) }
+            })
+            .await;
             match answer {
                 Ok(Ok(())) => {
-                    gauge.trust().let_in();
+                    gauge.heard();
                     Ok(())
                 }
                 Ok(Err(error)) => Err(gauge.explain(failure(&error, ""))),
@@ -258,7 +325,7 @@ mod tests {
         let mut config = rdkafka::ClientConfig::new();
         // Read when it is set, as no secret is today.
         config.set("socket.timeout.ms", "pl4nted");
-        let error = KafkaTransport::new(&config, None).unwrap_err();
+        let error = KafkaTransport::new(&config, None, KnownTopic::default()).unwrap_err();
         assert!(format!("{error:?}").contains("socket.timeout.ms"), "{error:?}");
         assert!(!format!("{error:?}").contains("pl4nted"), "{error:?}");
     }

@@ -83,6 +83,7 @@ fn secure(client: &mut ClientConfig, security: &Security) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{KafkaTransport, KnownTopic};
     use super::*;
 
     fn config() -> Config {
@@ -130,7 +131,7 @@ mod tests {
             assert_eq!(client.get("acks"), Some("all"));
             assert_eq!(client.get("enable.idempotence"), Some("true"));
             assert_eq!(client.get("partitioner"), Some("murmur2_random"));
-            assert!(super::super::KafkaTransport::new(&client, None).is_ok());
+            assert!(KafkaTransport::new(&client, None, KnownTopic::default()).is_ok());
         }
     }
 
@@ -140,7 +141,7 @@ mod tests {
         let config = Config::from_vars([("STREAMING_TLS_ENABLED", "true")]).unwrap();
         let client = client_config(&config, Role::Direct);
         assert_eq!(client.get("ssl.cipher.suites"), Some("DEFAULT:!SSLv3:!TLSv1.0"));
-        assert!(super::super::KafkaTransport::new(&client, None).is_ok(), "OpenSSL knows the names");
+        assert!(KafkaTransport::new(&client, None, KnownTopic::default()).is_ok(), "OpenSSL knows the names");
     }
 
     #[test]
