@@ -12,6 +12,7 @@ mod support;
 
 mod api;
 mod batches;
+mod breaker;
 mod checking;
 mod client;
 mod closing;
