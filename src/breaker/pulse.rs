@@ -41,7 +41,12 @@ impl Pulse {
         } else {
             self.cut_since.get_or_insert(now);
         }
-        let limit = if vitals.fullness > FULL { self.limit / 2 } else { self.limit };
+        let limit = match vitals {
+            // Its first record waits for connections, logins, and the client's number.
+            Vitals { acknowledged: 0, .. } => self.limit * 2,
+            Vitals { fullness, .. } if *fullness > FULL => self.limit / 2,
+            _ => self.limit,
+        };
         self.waiting_since.is_some_and(|since| now >= since + limit)
             || self.cut_since.is_some_and(|since| now >= since + CUT_TIME.min(self.limit))
     }
@@ -64,15 +69,23 @@ mod tests {
     #[test]
     fn a_client_is_silent_once_records_have_waited_and_none_was_acknowledged() {
         let (start, mut pulse) = (Instant::now(), Pulse::new(LIMIT));
+        assert!(!pulse.is_silent(&vitals(3, 7), start));
+        assert!(!pulse.is_silent(&vitals(5, 7), after(start, 999)));
+        assert!(pulse.is_silent(&vitals(5, 7), after(start, 1_000)));
+    }
+
+    #[test]
+    fn a_client_that_has_not_delivered_anything_yet_has_twice_the_time() {
+        let (start, mut pulse) = (Instant::now(), Pulse::new(LIMIT));
         assert!(!pulse.is_silent(&vitals(3, 0), start));
-        assert!(!pulse.is_silent(&vitals(5, 0), after(start, 999)));
-        assert!(pulse.is_silent(&vitals(5, 0), after(start, 1_000)));
+        assert!(!pulse.is_silent(&vitals(3, 0), after(start, 1_999)));
+        assert!(pulse.is_silent(&vitals(3, 0), after(start, 2_000)));
     }
 
     #[test]
     fn an_acknowledgement_is_a_sign_of_life_and_so_is_nothing_to_wait_for() {
         let (start, mut pulse) = (Instant::now(), Pulse::new(LIMIT));
-        pulse.is_silent(&vitals(3, 0), start);
+        pulse.is_silent(&vitals(3, 9), start);
         assert!(!pulse.is_silent(&vitals(3, 1), after(start, 1_000)));
         assert!(!pulse.is_silent(&vitals(3, 1), after(start, 1_999)));
         assert!(!pulse.is_silent(&vitals(0, 1), after(start, 2_500)));
@@ -83,7 +96,7 @@ mod tests {
     #[test]
     fn a_client_that_is_nearly_full_has_half_the_time() {
         let (start, mut pulse) = (Instant::now(), Pulse::new(LIMIT));
-        let full = Vitals { fullness: 0.9, ..vitals(90, 0) };
+        let full = Vitals { fullness: 0.9, ..vitals(90, 7) };
         assert!(!pulse.is_silent(&full, start));
         assert!(pulse.is_silent(&full, after(start, 500)));
     }

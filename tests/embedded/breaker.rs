@@ -42,7 +42,9 @@ async fn callers_that_wait_when_it_opens_are_answered_from_the_outbox_at_once() 
     let mut emits = tokio::task::JoinSet::new();
     for caller in 1..=20 {
         let (producer, ledger) = (producer.clone(), Arc::clone(&ledger));
-        emits.spawn(async move { ledger.emit(&producer, Sequence::of(format!("tenant-{caller}")).next()).await.unwrap() });
+        emits.spawn(
+            async move { ledger.emit(&producer, Sequence::of(format!("tenant-{caller}")).next()).await.unwrap() },
+        );
     }
     for receipt in emits.join_all().await {
         assert!(!is_published(&receipt), "{receipt:?}");

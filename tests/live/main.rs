@@ -14,6 +14,7 @@ mod support;
 
 mod broker;
 mod direct;
+mod dropping;
 mod fencing;
 mod from_sql;
 mod gaps;

@@ -3,6 +3,7 @@
 
 pub(crate) mod callers;
 pub(crate) mod checker;
+pub(crate) mod dropping;
 pub(crate) mod events;
 pub(crate) mod murmur2;
 pub(crate) mod operating;
