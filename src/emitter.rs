@@ -46,7 +46,8 @@ pub trait Emitter: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it completes, the event is not accepted, but may arrive all the same.
+    /// Dropped before it completes, the event is not accepted, but may arrive all the same: it may be on its way to the topic, or
+    /// stored. No accepted event is lost or overtaken by that.
     fn emit(&self, request: EmitRequest) -> BoxFuture<'_, Result<Receipt>>;
 
     /// Emits several events; the results are in the order of the requests.
