@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::Thread;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 mod machine;
 pub(crate) mod pulse;
@@ -73,8 +74,8 @@ pub(crate) struct Breaker {
     /// Calls that have succeeded since the machine was last told.
     successes: AtomicU32,
     machine: Mutex<Machine>,
-    /// Who is to know at once that it has opened.
-    watcher: OnceLock<Thread>,
+    /// Told when it has opened.
+    opened: Notify,
 }
 
 /// What is in the word.
@@ -103,13 +104,13 @@ impl Breaker {
             word: AtomicU64::new(Word { state: BreakerState::Closed, era: 0 }.pack()),
             successes: AtomicU32::new(0),
             machine: Mutex::new(Machine::new(*config)),
-            watcher: OnceLock::new(),
+            opened: Notify::new(),
         }
     }
 
-    /// Has this thread woken when it opens.
-    pub(crate) fn watched_by(&self, watcher: Thread) {
-        let _ = self.watcher.set(watcher);
+    /// Completes when it has opened, for the one who watches it.
+    pub(crate) async fn opened(&self) {
+        self.opened.notified().await;
     }
 
     fn word(&self) -> Word {
@@ -133,24 +134,24 @@ impl Breaker {
             BreakerState::Closed | BreakerState::ForcedClosed => Some(permit(era, None)),
             BreakerState::ForcedOpen => None,
             BreakerState::Open | BreakerState::HalfOpen => {
-                self.with(|machine| machine.try_out(Instant::now()).map(|trial| permit(machine.era(), Some(trial))))
+                self.with(|machine| machine.try_out(now()).map(|trial| permit(machine.era(), Some(trial))))
             }
         }
     }
 
     /// A call that was permitted in this era has failed; what becomes of the call itself is told besides.
     pub(crate) fn failed(&self, era: u32) {
-        self.with(|machine| machine.failed(era, Instant::now()));
+        self.with(|machine| machine.failed(era, now()));
     }
 
     /// Nobody answers.
     pub(crate) fn fell_silent(&self) {
-        self.with(|machine| machine.fell_silent(Instant::now()));
+        self.with(|machine| machine.fell_silent(now()));
     }
 
     /// What a probe came to.
     pub(crate) fn probed(&self, answered: bool) {
-        self.with(|machine| machine.probed(answered, Instant::now()));
+        self.with(|machine| machine.probed(answered, now()));
     }
 
     /// Does what an operator wants, or again what calls and probes say.
@@ -161,7 +162,7 @@ impl Breaker {
     fn with<T>(&self, act: impl FnOnce(&mut Machine) -> T) -> T {
         // Nothing panics while it holds this lock.
         let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
-        machine.succeeded(self.successes.swap(0, Ordering::SeqCst), Instant::now());
+        machine.succeeded(self.successes.swap(0, Ordering::SeqCst), now());
         let answer = act(&mut machine);
         let (before, now) = (self.word(), Word { state: machine.state(), era: machine.era() });
         self.word.store(now.pack(), Ordering::SeqCst);
@@ -169,13 +170,16 @@ impl Breaker {
         if before.state != now.state {
             tracing::info!(from = %before.state, to = %now.state, "the breaker has changed");
         }
-        if before.era != now.era
-            && let Some(watcher) = self.watcher.get()
-        {
-            watcher.unpark();
+        if before.era != now.era {
+            self.opened.notify_one();
         }
         answer
     }
+}
+
+/// The time, which tests may hold.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
 }
 
 impl fmt::Debug for Breaker {
@@ -292,12 +296,11 @@ mod tests {
         assert_eq!(breaker.state(), BreakerState::Closed);
     }
 
-    #[test]
-    fn whoever_watches_it_is_woken_when_it_opens() {
+    #[tokio::test]
+    async fn whoever_watches_it_is_told_when_it_opens() {
         let breaker = breaker();
-        breaker.watched_by(std::thread::current());
         open(&breaker);
         // Returns at once, or the test hangs.
-        std::thread::park();
+        breaker.opened().await;
     }
 }

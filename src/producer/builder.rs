@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::client::{Connect, DirectClient, Role, Transports};
 use super::room::Room;
-use super::{Producer, Shared, Times, watch};
+use super::watch::Watch;
+use super::{Producer, Shared, Times};
 use crate::breaker::Breaker;
 use crate::catalog::Catalog;
 use crate::catalog::compiled::{CompiledCatalog, Settings};
@@ -113,7 +114,7 @@ impl ProducerBuilder {
             close: config.close_timeout,
         };
         let breaker = Arc::new(Breaker::new(&config.breaker));
-        watch::start(&clients, &breaker, times.direct);
+        Watch::new(&clients, &breaker, times.direct).start();
         Ok(Producer(Arc::new(Shared {
             catalog,
             clients,

@@ -221,6 +221,30 @@ mod tests {
     }
 
     #[test]
+    fn a_lane_is_waited_for_once_some_have_taken_the_detour_and_ever_less_so_while_that_is_in_vain() {
+        let spills = Spills::new();
+        spills.spill(0, 1);
+        let detours = |spills: &Spills| (0..).take_while(|_| !spills.is_detour_long(0)).count();
+        assert_eq!(detours(&spills), 8);
+        assert!(spills.is_detour_long(0), "the next ones wait as well");
+        spills.waited_in_vain(0);
+        assert_eq!(detours(&spills), 16);
+        spills.settle_below(0, 2);
+        spills.spill(0, 2);
+        assert_eq!(detours(&spills), 8, "it has settled meanwhile");
+    }
+
+    #[test]
+    fn what_another_process_has_stored_spills_a_lane_until_it_is_settled() {
+        let spills = Spills::new();
+        spills.start_from(&[head(9, 10)]);
+        spills.refresh(&spills.all_known(), &[head(12, 10)]);
+        assert!(spills.is_spilled(0));
+        spills.refresh(&spills.all_known(), &[head(12, 13)]);
+        assert!(!spills.is_spilled(0));
+    }
+
+    #[test]
     fn an_older_number_or_floor_changes_nothing() {
         let spills = Spills::new();
         spills.spill(0, 7);

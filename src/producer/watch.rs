@@ -1,7 +1,9 @@
 //! Watches the direct client: opens the breaker when nobody answers, and closes it when somebody does again.
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
 
 use super::client::DirectClient;
 use crate::breaker::{Breaker, BreakerState, pulse::Pulse};
@@ -19,35 +21,38 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest that nothing may be acknowledged while records wait.
 const LONGEST_SILENCE: Duration = Duration::from_secs(1);
 
-/// Starts to watch, until the producer is gone.
-///
-/// On a thread of its own, as the client has, and not in a task: the runtime that the producer was built on may be busy, or
-/// gone while the producer is used on another.
-pub(super) fn start(clients: &Arc<DirectClient>, breaker: &Arc<Breaker>, direct_timeout: Duration) {
-    let watch = Watch {
-        clients: Arc::downgrade(clients),
-        breaker: Arc::clone(breaker),
-        silence: direct_timeout.min(LONGEST_SILENCE),
-    };
-    match std::thread::Builder::new().name("tidings-watch".to_owned()).spawn(move || watch.run()) {
-        Ok(watcher) => breaker.watched_by(watcher.thread().clone()),
-        Err(error) => tracing::error!(%error, "no thread to watch the client on; the breaker hears of failures alone"),
-    }
-}
-
-struct Watch {
+pub(super) struct Watch {
     clients: Weak<DirectClient>,
     breaker: Arc<Breaker>,
     silence: Duration,
 }
 
 impl Watch {
-    fn run(self) {
+    pub(super) fn new(clients: &Arc<DirectClient>, breaker: &Arc<Breaker>, direct_timeout: Duration) -> Self {
+        let silence = direct_timeout.min(LONGEST_SILENCE);
+        Self { clients: Arc::downgrade(clients), breaker: Arc::clone(breaker), silence }
+    }
+
+    /// Watches until the producer is gone, on a thread and a runtime of its own, as the client has threads, and not in a task: the
+    /// runtime that the producer was built on may be busy, or gone while the producer is used on another.
+    pub(super) fn start(self) {
+        let watching = std::thread::Builder::new().name("tidings-watch".to_owned()).spawn(move || {
+            match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+                Ok(runtime) => runtime.block_on(self.run()),
+                Err(error) => tracing::error!(%error, "{}", UNWATCHED),
+            }
+        });
+        if let Err(error) = watching {
+            tracing::error!(%error, "{}", UNWATCHED);
+        }
+    }
+
+    pub(super) async fn run(self) {
         let (mut era, mut generation) = (self.breaker.era(), 0);
         let mut pulse = Pulse::new(self.silence);
         let mut probe_at = Instant::now();
         loop {
-            std::thread::park_timeout(LOOK_EVERY);
+            let _ = timeout(LOOK_EVERY, self.breaker.opened()).await;
             let Some(clients) = self.clients.upgrade() else { return };
             let mut client = clients.current();
             if self.breaker.era() != era {
@@ -67,7 +72,7 @@ impl Watch {
                 BreakerState::ForcedOpen => {}
                 BreakerState::HalfOpen | BreakerState::Open => {
                     if Instant::now() >= probe_at {
-                        self.breaker.probed(answers(&*client.transport));
+                        self.breaker.probed(answers(&*client.transport).await);
                         probe_at = Instant::now() + PROBE_EVERY;
                     }
                     self.look(&*client.transport, &mut pulse);
@@ -78,33 +83,24 @@ impl Watch {
 
     fn look(&self, transport: &dyn Transport, pulse: &mut Pulse) {
         if let Some(vitals) = transport.vitals()
-            && pulse.is_silent(&vitals, Instant::now())
+            && pulse.is_silent(&vitals, Instant::now().into_std())
         {
             self.breaker.fell_silent();
         }
     }
 }
 
+const UNWATCHED: &str = "the client can't be watched; the breaker hears of failures alone";
+
 /// Asks the broker for a sign of life.
-fn answers(transport: &dyn Transport) -> bool {
-    // One that is not kept: it is needed for as long as the broker is gone, which is seldom.
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(%error, "no runtime to ask the broker on");
-            return false;
+async fn answers(transport: &dyn Transport) -> bool {
+    // The transport keeps to the time by itself, but it may be anybody's.
+    match timeout(PROBE_TIMEOUT * 2, transport.probe(PROBE_TIMEOUT)).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the broker does not answer yet");
+            false
         }
-    };
-    runtime.block_on(async {
-        // The transport keeps to the time by itself, but it may be anybody's.
-        let answer = tokio::time::timeout(PROBE_TIMEOUT * 2, transport.probe(PROBE_TIMEOUT)).await;
-        match answer {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "the broker does not answer yet");
-                false
-            }
-            Err(_) => false,
-        }
-    })
+        Err(_) => false,
+    }
 }
