@@ -139,6 +139,16 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
+    /// How far behind the relays are, by a look that costs the same however long the log is. Defaults to asking for the
+    /// [heads](Self::heads), and knowing nothing more than that the database answers.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Storage`] if the database fails.
+    fn lag(&self) -> BoxFuture<'_, Result<Lag>> {
+        Box::pin(async { self.heads().await.map(|_| Lag::default()) })
+    }
+
     /// As [`heads`](Self::heads), but `last` is not below any number that was given out before this was called and whose
     /// transaction is open, or may commit. May wait for those transactions.
     ///
@@ -307,6 +317,18 @@ impl Head {
     pub(crate) fn is_sound(self) -> bool {
         self.highest_settled <= self.last
     }
+}
+
+/// How far behind the relays of an outbox are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lag {
+    /// How long the oldest event waits that is not delivered, be it of a parked key. None, if none waits, or that is not known.
+    pub oldest_waiting: Option<Duration>,
+    /// How many relays live. None, if that is not known.
+    pub relays: Option<u32>,
+    /// In how many lanes events wait that no living relay holds. None, if that is not known.
+    pub lanes_without_relay: Option<u32>,
 }
 
 /// A lane that a relay owns.

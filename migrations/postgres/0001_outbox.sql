@@ -335,14 +335,15 @@ begin
     end;
   end loop;
 
-  -- Appends, and asks how far the lanes are: it can read no event, and change none.
+  -- Appends, and asks how far the lanes and their relays are: it can read no event, and change none.
   if to_regrole('tidings_writer') is not null then
     grant usage on schema tidings to tidings_writer;
     grant select on tidings.migration to tidings_writer;
-    grant select (lane, seq), insert (
+    grant select (lane, seq, created_at), insert (
       lane, seq, event_id, definition_key, topic, record_key, headers, payload, envelope_version
     ) on tidings.outbox to tidings_writer;
-    grant select (lane, published) on tidings.lane to tidings_writer;
+    grant select (lane, published, owner, lease_until) on tidings.lane to tidings_writer;
+    grant select (seen_until) on tidings.relay to tidings_writer;
     grant select (lane, seq) on tidings.held to tidings_writer;
     grant execute on function tidings.append, tidings.find to tidings_writer;
   end if;

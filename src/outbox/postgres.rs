@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::failure::{failed, failed_in_transaction};
 use super::schema::Schema;
 use super::{
-    Appended, Command, Head, HeldRow, Hole, Lanes, Lease, Leases, Limits, Outbox, Page, Parked, Progress, RETENTION,
+    Appended, Command, Head, HeldRow, Hole, Lag, Lanes, Lease, Leases, Limits, Outbox, Page, Parked, Progress, RETENTION,
     Row, Settled, StoredRow, envelope, migration, multirange, seconds_of, time_of,
 };
 use crate::BoxFuture;
@@ -150,6 +150,29 @@ const HEADS: &str = "
                  (select min(seq) from tidings.held h where h.lane = l.lane)) as floor,
            coalesce(upper(published) - 1, 0) as highest_settled, tidings.life() as life
     from tidings.lane l order by lane";
+
+/// Of each lane the first event that waits, and the first that is held: two looks at the index, and one for each gap before
+/// them. Holes come in order, and are looked into until one has a row.
+const LAG: &str = "
+    with waiting as (
+      select l.owner is not null and l.lease_until > clock_timestamp() as relayed,
+             least(first.created_at, held.created_at) as since
+      from tidings.lane l
+      left join lateral (
+        select o.created_at from unnest(int8multirange(int8range(1, null)) - l.published) as hole
+        cross join lateral (
+          select o.created_at from tidings.outbox o
+          where o.lane = l.lane and o.seq >= lower(hole) and o.seq < coalesce(upper(hole), 9223372036854775807)
+          order by o.seq limit 1) o
+        limit 1) first on true
+      left join lateral (
+        select o.created_at from (select min(seq) as seq from tidings.held h where h.lane = l.lane) h
+        cross join lateral (
+          select o.created_at from tidings.outbox o where o.lane = l.lane and o.seq = h.seq limit 1) o) held on true)
+    select greatest(extract(epoch from clock_timestamp() - min(since)), 0)::float8 as oldest_waiting,
+           count(*) filter (where since is not null and not relayed) as lanes_without_relay,
+           (select count(*) from tidings.relay where seen_until > clock_timestamp()) as relays
+    from waiting";
 
 /// The share of this relay, $1: each has as many lanes as the others, and those that come first one more if need be. What it
 /// has too many of it may not keep. A lane that is not in use any more is as good as paused. An epoch is a time, as it must not be one that the relay had before the database was set back.
@@ -538,6 +561,10 @@ pub(crate) fn lane_of(row: &PgRow, column: &str) -> sqlx::Result<u16> {
     u16::try_from(row.try_get::<i16, _>(column)?).map_err(|source| sqlx::Error::Decode(source.into()))
 }
 
+fn count_of(row: &PgRow, column: &str) -> sqlx::Result<u32> {
+    u32::try_from(row.try_get::<i64, _>(column)?).map_err(|source| sqlx::Error::Decode(source.into()))
+}
+
 impl Outbox for PostgresOutbox {
     fn lanes(&self) -> BoxFuture<'_, Result<Lanes>> {
         Box::pin(async {
@@ -588,6 +615,22 @@ impl Outbox for PostgresOutbox {
             };
             let rows = fetch(&self.writer, sqlx::query(&self.schema.sql(HEADS))).await;
             rows.and_then(|rows| rows.into_iter().map(head).collect()).map_err(failed("reading the lanes"))
+        })
+    }
+
+    fn lag(&self) -> BoxFuture<'_, Result<Lag>> {
+        Box::pin(async {
+            let lag = |row: &PgRow| {
+                let oldest: Option<f64> = row.try_get("oldest_waiting")?;
+                Ok(Lag {
+                    oldest_waiting: oldest.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+                    relays: Some(count_of(row, "relays")?),
+                    lanes_without_relay: Some(count_of(row, "lanes_without_relay")?),
+                })
+            };
+            let rows = fetch(&self.reader, sqlx::query(&self.schema.sql(LAG))).await;
+            rows.and_then(|rows| rows.first().ok_or(sqlx::Error::RowNotFound).and_then(lag))
+                .map_err(failed("reading how far behind the relays are"))
         })
     }
 

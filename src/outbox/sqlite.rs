@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::failure::{failed, failed_in_transaction};
 use super::{
-    Appended, Command, Head, HeldRow, Hole, Lanes, Lease, Leases, Limits, Outbox, Page, Parked, Progress, RETENTION,
+    Appended, Command, Head, HeldRow, Hole, Lag, Lanes, Lease, Leases, Limits, Outbox, Page, Parked, Progress, RETENTION,
     Row, Settled, StoredRow, envelope, floor, highest, migration, multirange, seconds_of, time_of,
 };
 use crate::BoxFuture;
@@ -59,6 +59,15 @@ const HEADS: &str = "
     select (select coalesce(max(seq), 0) from tidings_outbox o where o.lane = l.lane) as last, published,
            (select min(seq) from tidings_held h where h.lane = l.lane) as held
     from tidings_lane l order by lane";
+
+const RELAYED: &str = "
+    select owner is not null and lease_until > unixepoch('subsec') as relayed from tidings_lane order by lane";
+
+/// How long the event of this lane and number waits, in seconds.
+const WAITS: &str = "
+    select max(unixepoch('subsec') - created_at / 1000.0, 0.0) from tidings_outbox where lane = ?1 and seq = ?2";
+
+const RELAYS: &str = "select count(*) from tidings_relay where seen_until > unixepoch('subsec')";
 
 const SEEN: &str = "
     insert into tidings_relay (id, seen_until) values (?1, unixepoch('subsec') + ?2)
@@ -200,6 +209,23 @@ async fn heads(executor: impl SqliteExecutor<'_>) -> sqlx::Result<Vec<Head>> {
     sqlx::query(HEADS).fetch_all(executor).await?.into_iter().map(head).collect()
 }
 
+/// The floor of a lane where something waits is the number of what has waited longest.
+async fn lag(connection: &mut SqliteConnection) -> sqlx::Result<Lag> {
+    let relayed: Vec<bool> = sqlx::query_scalar(RELAYED).fetch_all(&mut *connection).await?;
+    let relays = sqlx::query_scalar(RELAYS).fetch_one(&mut *connection).await?;
+    let (mut oldest_waiting, mut lanes_without_relay) = (None, 0);
+    for ((lane, head), relayed) in (0u16..).zip(heads(&mut *connection).await?).zip(relayed) {
+        if head.floor > head.last {
+            continue;
+        }
+        let waits = sqlx::query_scalar(WAITS).bind(lane).bind(head.floor).fetch_optional(&mut *connection).await?;
+        let waits = waits.and_then(|seconds: f64| Duration::try_from_secs_f64(seconds).ok());
+        oldest_waiting = oldest_waiting.max(waits);
+        lanes_without_relay += u32::from(waits.is_some() && !relayed);
+    }
+    Ok(Lag { oldest_waiting, relays: Some(relays), lanes_without_relay: Some(lanes_without_relay) })
+}
+
 /// One statement a row: it draws the number and writes the row at once, so that no other writer comes between.
 pub(crate) async fn append(connection: &mut SqliteConnection, rows: &[Row]) -> sqlx::Result<Vec<Appended>> {
     let mut appended = Vec::with_capacity(rows.len());
@@ -276,6 +302,19 @@ impl Outbox for SqliteOutbox {
 
     fn heads(&self) -> BoxFuture<'_, Result<Vec<Head>>> {
         Box::pin(async { heads(&self.pool).await.map_err(failed("reading the lanes")) })
+    }
+
+    fn lag(&self) -> BoxFuture<'_, Result<Lag>> {
+        Box::pin(async {
+            let look = async {
+                // One snapshot for all of it.
+                let mut tx = self.pool.begin().await?;
+                let lag = lag(&mut tx).await?;
+                tx.rollback().await?;
+                Ok(lag)
+            };
+            look.await.map_err(failed("reading how far behind the relays are"))
+        })
     }
 
     /// With the writers' lock: no transaction is open then, and a number without a row is one that was rolled back.
