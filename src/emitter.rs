@@ -6,6 +6,7 @@ use crate::BoxFuture;
 use crate::error::Result;
 use crate::event::domain::DomainEvent;
 use crate::event::{EmitRequest, EventId};
+use crate::health::Health;
 use crate::tx::{AsTx, Tx};
 
 pub(crate) mod noop;
@@ -73,14 +74,25 @@ pub trait Emitter: std::fmt::Debug + Send + Sync + 'static {
     /// Dropped before it completes, the statement may have run: roll back.
     fn append<'a>(&'a self, tx: Tx<'a>, requests: Vec<EmitRequest>) -> BoxFuture<'a, Result<Vec<Receipt>>>;
 
-    /// Asks broker and database whether they serve, within two seconds.
+    /// Asks broker and database at once whether they serve, and yields what they said within some two seconds.
+    ///
+    /// [`health`](crate::health) says what is healthy, degraded and down. Asking costs each of them a request: who is asked
+    /// often, by an orchestrator say, keeps the answer for a while, as the router of the feature `axum` does.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time.
     fn health(&self) -> BoxFuture<'_, Health>;
 
-    /// Refuses new emits, and waits for those under way. Closing again does nothing.
+    /// Refuses new emits, waits for those under way, and ends the relay that runs, within the close timeout
+    /// (`STREAMING_CLOSE_TIMEOUT_S`).
+    ///
+    /// It may be called again, and by several tasks at once: each waits for the same end.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) if events were still in flight after the close timeout.
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) if something was still under way after the close timeout; its
+    /// [`source`](std::error::Error::source) is a [`Leftover`](crate::Leftover) that says what.
     ///
     /// # Cancel safety
     ///
@@ -245,24 +257,4 @@ pub enum StoredReason {
     CircuitOpen,
     /// The broker did not take it, or did not say so in time.
     PublishFailed,
-}
-
-/// How an emitter is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Health {
-    /// All is well.
-    Healthy,
-    /// Events are accepted, but not everything is well.
-    #[non_exhaustive]
-    Degraded {
-        /// What is not.
-        reasons: Vec<String>,
-    },
-    /// Events are not accepted.
-    #[non_exhaustive]
-    Down {
-        /// Why.
-        reasons: Vec<String>,
-    },
 }

@@ -88,6 +88,7 @@ mod documented;
 mod emitter;
 mod error;
 mod event;
+pub mod health;
 mod in_flight;
 mod naming;
 pub mod outbox;
@@ -109,7 +110,7 @@ pub use crate::catalog::{Catalog, ContentMode, CustomKey, EventClass, EventDefin
 pub use crate::config::Config;
 pub use crate::emitter::noop::NoopEmitter;
 pub use crate::emitter::switch::emitter;
-pub use crate::emitter::{Emitter, EmitterExt, Health, Outcome, Receipt, StoredReason};
+pub use crate::emitter::{Emitter, EmitterExt, Outcome, Receipt, StoredReason};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::event::domain::DomainEvent;
 pub use crate::event::extension::AttributeValue;
@@ -122,6 +123,7 @@ pub use crate::outbox::sqlite::SqliteOutbox;
 pub use crate::policy::{DeliveryPolicy, DirectMode, DlqMode, OutboxMode, PoisonMode, PolicyOverride, PolicyOverrides};
 pub use crate::producer::Producer;
 pub use crate::producer::builder::ProducerBuilder;
+pub use crate::producer::closing::Leftover;
 pub use crate::token::{Token, TokenProvider};
 pub use crate::tx::{AsTx, Tx};
 

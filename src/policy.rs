@@ -291,6 +291,11 @@ impl EffectivePolicy {
         Ok(Self { policy, disabled_by_operator: operator.enabled == Some(false), has_outbox })
     }
 
+    /// When the event goes to the outbox. None, if it is disabled.
+    pub(crate) fn outbox(&self) -> Option<OutboxMode> {
+        self.policy.enabled.then_some(self.policy.outbox)
+    }
+
     /// What becomes of an event in the outbox that can't be delivered.
     pub(crate) fn poison(&self) -> PoisonMode {
         self.policy.poison

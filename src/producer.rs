@@ -11,9 +11,10 @@ use crate::BoxFuture;
 use crate::breaker::{Breaker, BreakerState, ForcedBreaker};
 use crate::catalog::compiled::CompiledCatalog;
 use crate::emitter::noop::closed;
-use crate::emitter::{Emitter, Health, Receipt};
+use crate::emitter::{Emitter, Receipt};
 use crate::error::Result;
 use crate::event::EmitRequest;
+use crate::health::Health;
 use crate::in_flight::{Entered, InFlight};
 use crate::relay::{Poison, Relay};
 use crate::tx::Tx;
@@ -23,16 +24,18 @@ mod append;
 mod batch;
 pub(crate) mod builder;
 pub(crate) mod client;
-mod closing;
+pub(crate) mod closing;
 mod direct;
 pub(crate) mod fallback;
 mod health;
+pub(crate) mod relays;
 mod room;
 pub(crate) mod spill;
 mod watch;
 
 use client::DirectClient;
 use fallback::Fallback;
+use relays::Relays;
 use room::Room;
 
 /// Publishes events to Kafka, and stores them in the outbox when it can't, or must not.
@@ -70,6 +73,7 @@ struct Shared {
     closed: AtomicBool,
     running: InFlight,
     room: Room,
+    relays: Arc<Relays>,
 }
 
 /// How long things may take.
@@ -92,8 +96,8 @@ impl Times {
 }
 
 impl Producer {
-    /// The relay: moves what is in the outbox to the topic, until `shutdown` completes; then it finishes what is in flight,
-    /// frees its lanes, and completes.
+    /// The relay: moves what is in the outbox to the topic, until `shutdown` completes or the producer is closed; then it
+    /// finishes what is in flight, frees its lanes, and completes.
     ///
     /// Run it beside the service's server, in a task of its own. Without an outbox it just waits for `shutdown`.
     ///
@@ -122,6 +126,32 @@ impl Producer {
         let outbox = Arc::clone(&fallback.outbox);
         let relay = Relay::new(outbox, self.0.clients.transports().clone(), fallback, Arc::new(poison));
         Box::pin(async { relay?.run(shutdown).await })
+        let relays = Arc::clone(&self.0.relays);
+        let relay = self.0.fallback.clone().map(|fallback| {
+            let poison = Poison {
+                definitions: self.0.catalog.poison(),
+                dead_letters: Arc::clone(&self.0.dead_letters),
+                producer_id: self.0.id.to_string(),
+            };
+            let outbox = Arc::clone(&fallback.outbox);
+            Relay::new(outbox, self.0.clients.transports().clone(), fallback, Arc::new(poison))
+        });
+        Box::pin(async move {
+            let Some(_running) = relays.enter() else { return Ok(()) };
+            let shutdown = async {
+                tokio::select! {
+                    () = shutdown => {}
+                    () = relays.stopped() => {}
+                }
+            };
+            match relay {
+                Some(relay) => relay?.run(shutdown).await,
+                None => {
+                    shutdown.await;
+                    Ok(())
+                }
+            }
+        })
     }
 
     /// Has every relay of the outbox, of whatever process, look for events now. Call it after the commit of a transaction with

@@ -366,6 +366,7 @@ impl Relay {
                 let freed = lane.delivered(number, Instant::now());
                 self.queue.extend(freed.into_iter().map(|number| Ticket { lane: index, epoch, number }));
                 self.fallback.spills.settle_below(index, lane.floor());
+                self.fallback.advance.made();
             }
             Err(error) => {
                 let attempts = lane.failed(number, &error, Instant::now(), Utc::now());
@@ -568,6 +569,9 @@ impl Relay {
                     self.queue.push_back(Ticket { lane: hole.lane, epoch, number });
                 }
             }
+        }
+        if self.lanes.values().all(|lane| lane.len() == 0) {
+            self.fallback.advance.made();
         }
         self.poll.expect(self.lanes.values().any(|lane| lane.is_behind || lane.cursor.has_gaps()));
     }

@@ -8,9 +8,10 @@ use tokio::sync::Notify;
 use crate::BoxFuture;
 use crate::catalog::Catalog;
 use crate::emitter::noop::closed;
-use crate::emitter::{Emitter, Health, Outcome, Receipt, StoredReason};
+use crate::emitter::{Emitter, Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EmitRequest, EventId};
+use crate::health::Health;
 use crate::tx::Tx;
 
 pub use crate::transport::memory::MemoryTransport;
@@ -243,8 +244,7 @@ impl Emitter for MockEmitter {
     }
 
     fn health(&self) -> BoxFuture<'_, Health> {
-        let health =
-            if self.lock().closed { Health::Down { reasons: vec![closed().to_string()] } } else { Health::Healthy };
+        let health = if self.lock().closed { Health::closed() } else { Health::healthy() };
         Box::pin(std::future::ready(health))
     }
 

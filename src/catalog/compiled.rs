@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::attribute::Source;
 use crate::event::{EmitRequest, Event, EventId};
 use crate::naming::Naming;
-use crate::policy::{DeliveryPolicy, EffectivePolicy, PoisonMode, PolicyOverride, PolicyOverrides};
+use crate::policy::{DeliveryPolicy, EffectivePolicy, OutboxMode, PoisonMode, PolicyOverride, PolicyOverrides};
 use crate::transport::Record;
 use crate::wire::encode::{Encoder, HeaderStyle};
 
@@ -92,6 +92,11 @@ impl CompiledCatalog {
                 compiled.max_record_bytes = compiled.max_record_bytes.min(*max_bytes);
             }
         }
+    }
+
+    /// When events of each enabled definition go to the outbox.
+    pub(crate) fn outbox_modes(&self) -> Vec<OutboxMode> {
+        self.compiled.iter().filter_map(|compiled| compiled.policy.outbox()).collect()
     }
 
     /// What becomes of poisonous events, by definition key, and where dead ones go.

@@ -2,11 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Emitter, Health, Outcome, Receipt};
+use super::{Emitter, Outcome, Receipt};
 use crate::BoxFuture;
 use crate::catalog::Catalog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EmitRequest;
+use crate::health::Health;
 use crate::tx::Tx;
 
 /// Checks requests against the catalog, and emits nothing.
@@ -67,8 +68,7 @@ impl Emitter for NoopEmitter {
 
     fn health(&self) -> BoxFuture<'_, Health> {
         let closed = self.closed.load(Ordering::Acquire);
-        let health =
-            if closed { Health::Down { reasons: vec!["the emitter was closed".into()] } } else { Health::Healthy };
+        let health = if closed { Health::closed() } else { Health::healthy() };
         Box::pin(std::future::ready(health))
     }
 

@@ -130,6 +130,7 @@ impl ProducerBuilder {
             closed: AtomicBool::new(false),
             running: InFlight::default(),
             room: Room::new(config.max_in_flight_bytes),
+            relays: Arc::default(),
         })))
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::relays::Advance;
 use super::spill::{Known, Spills};
 use crate::catalog::compiled::Resolved;
 use crate::emitter::{Outcome, Receipt, StoredReason};
@@ -18,6 +19,8 @@ use crate::outbox::{Appended, Lanes, Outbox, Row, lane};
 pub(crate) struct Fallback {
     pub(crate) outbox: Arc<dyn Outbox>,
     pub(crate) spills: Spills,
+    /// When a relay of this producer last got somewhere.
+    pub(crate) advance: Advance,
     /// How many lanes there are, as far as is known.
     layout: AtomicI64,
     /// Held while they are counted anew.
@@ -53,7 +56,8 @@ impl Fallback {
         spills.start_from(&outbox.heads().await?);
         let layout = outbox.lanes().await?.layout().into();
         let now = || Mutex::new(Instant::now());
-        Ok(Self { outbox, spills, layout, counting: Mutex::default(), looked_up: now(), woke: now() })
+        let (counting, looked_up, woke) = (Mutex::default(), now(), now());
+        Ok(Self { outbox, spills, advance: Advance::new(), layout, counting, looked_up, woke })
     }
 
     /// How many lanes there are, as far as is known. Whoever appends is refused if it is not so any more. Whoever does not

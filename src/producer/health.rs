@@ -3,35 +3,65 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Producer;
-use crate::emitter::Health;
-use crate::emitter::noop::closed;
-use crate::error::{Error, ErrorKind};
+use tokio::time::{Instant, timeout};
 
-/// How long a health probe may take.
+use super::{Producer, Shared};
+use crate::error::{Error, ErrorKind, Result};
+use crate::health::{Health, OutboxSight, RelayHealth, Sight, judge};
+use crate::outbox::{Lanes, Lag, Outbox};
+use crate::transport::Transport;
+
+/// How long broker and database have to answer a health check.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A transport that keeps to the time by itself says more about what kept it than that it took too long.
+const GRACE: Duration = Duration::from_millis(200);
 
 impl Producer {
     pub(super) async fn check_health(&self) -> Health {
-        if self.0.closed.load(Ordering::SeqCst) {
-            return Health::Down { reasons: vec![closed().to_string()] };
+        let shared = &self.0;
+        if shared.closed.load(Ordering::SeqCst) {
+            return Health::closed();
         }
-        let outbox = async {
-            match &self.0.fallback {
-                None => Ok(false),
-                Some(fallback) => match tokio::time::timeout(PROBE_TIMEOUT, fallback.outbox.heads()).await {
-                    Ok(heads) => heads.map(|_| true),
-                    Err(_) => Err(Error::new(ErrorKind::Timeout, "the outbox's database did not answer in time")),
-                },
-            }
-        };
-        let client = self.0.clients.current();
-        match tokio::join!(client.transport.probe(PROBE_TIMEOUT), outbox) {
-            (Ok(()), Ok(_)) => Health::Healthy,
-            (Ok(()), Err(outbox)) => Health::Degraded { reasons: vec![outbox.to_string()] },
-            (Err(broker), Ok(true)) => Health::Degraded { reasons: vec![broker.to_string()] },
-            (Err(broker), Ok(false)) => Health::Down { reasons: vec![broker.to_string()] },
-            (Err(broker), Err(outbox)) => Health::Down { reasons: vec![broker.to_string(), outbox.to_string()] },
+        let ((broker, client_lost), outbox) = tokio::join!(shared.ask_broker(), shared.ask_outbox());
+        let (breaker, modes) = (shared.breaker.state(), shared.catalog.outbox_modes());
+        judge(Sight { broker, client_lost, breaker, outbox, modes })
+    }
+}
+
+impl Shared {
+    /// Within what time the broker answers; and whether the client failed for good, and there is no other.
+    async fn ask_broker(&self) -> (Result<Duration>, bool) {
+        let client = self.clients.current();
+        let answer = probe(&*client.transport).await;
+        if !answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::ClientFailed) {
+            return (answer, false);
         }
+        self.clients.replace(client.generation);
+        (answer, self.clients.current().generation == client.generation)
+    }
+
+    async fn ask_outbox(&self) -> Option<OutboxSight> {
+        let fallback = self.fallback.as_ref()?;
+        let answer = lag(&*fallback.outbox).await;
+        let spilled_lanes = (0..Lanes::MAX).filter(|lane| fallback.spills.is_spilled(*lane)).count();
+        let relay = RelayHealth { running: self.relays.are_running(), last_progress: fallback.advance.ago() };
+        Some(OutboxSight { answer, spilled_lanes, relay })
+    }
+}
+
+async fn probe(transport: &dyn Transport) -> Result<Duration> {
+    let begun = Instant::now();
+    match timeout(PROBE_TIMEOUT + GRACE, transport.probe(PROBE_TIMEOUT)).await {
+        Ok(answer) => answer.map(|()| begun.elapsed()),
+        Err(_) => Err(Error::new(ErrorKind::Timeout, "the broker did not answer in time")),
+    }
+}
+
+async fn lag(outbox: &dyn Outbox) -> Result<(Duration, Lag)> {
+    let begun = Instant::now();
+    match timeout(PROBE_TIMEOUT, outbox.lag()).await {
+        Ok(answer) => answer.map(|lag| (begun.elapsed(), lag)),
+        Err(_) => Err(Error::new(ErrorKind::Storage, "the outbox's database did not answer in time")),
     }
 }
