@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use sqlx::SqlitePool;
+use tidings::health::Health;
 use tidings::testing::{MemoryTransport, MockEmitter};
 use tidings::transport::{Record, Transport};
 use tidings::{
-    Catalog, Config, EmitRequest, Emitter, EmitterExt, Error, EventDefinition, EventId, Health, NoopEmitter,
+    Catalog, Config, EmitRequest, Emitter, EmitterExt, Error, EventDefinition, EventId, NoopEmitter,
     PolicyOverrides, PostgresOutbox, Producer, ProducerBuilder, Receipt, Result, SqliteOutbox, Token, TokenProvider,
     Tx, outbox::Outbox,
 };

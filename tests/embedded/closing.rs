@@ -5,7 +5,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use tidings::{Emitter, EmitterExt, ErrorKind, Health, OutboxMode, PolicyOverride, Tx};
+use tidings::health::Health;
+use tidings::{Emitter, EmitterExt, ErrorKind, OutboxMode, PolicyOverride, Tx};
 
 use crate::scripted::ScriptedTransport;
 use crate::support::events::{Ledger, Sequence, is_published};
@@ -29,7 +30,9 @@ async fn a_closed_producer_refuses_every_emit_and_says_that_it_is_down() {
     assert_eq!(emitter.emit_in(&mut Tx::detached(), request()).await.unwrap_err().kind(), ErrorKind::Closed);
     let results = emitter.emit_batch(vec![request(), request()]).await;
     assert!(results.len() == 2 && results.iter().all(|r| r.as_ref().unwrap_err().kind() == ErrorKind::Closed));
-    assert!(matches!(emitter.health().await, Health::Down { .. }));
+    let health = emitter.health().await;
+    assert_eq!(health, Health::closed());
+    assert!(!health.is_ready() && health.is_live());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tidings::{Catalog, EmitRequest, Emitter, EmitterExt, EventDefinition, Health, Outcome, PartitionKey};
+use tidings::{Catalog, EmitRequest, Emitter, EmitterExt, EventDefinition, Outcome, PartitionKey};
 
 use crate::support::events::{EVENT, Ledger, Sequence, is_published};
 use crate::support::murmur2::partition_of;
@@ -112,19 +112,6 @@ async fn the_key_is_tenant_subject_id_or_system_and_never_empty() {
         let records = read_to_end(&world.brokers, topic).await;
         assert_eq!(records.last().unwrap().key, key.as_bytes());
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn health_tells_of_a_broker_that_is_down_and_of_one_that_is_back() {
-    let world = World::new().await;
-    let emitter: Arc<dyn Emitter> = Arc::new(world.producer().await);
-    assert_eq!(emitter.health().await, Health::Healthy);
-    world.broker_down();
-    assert!(matches!(emitter.health().await, Health::Degraded { .. }), "the outbox still accepts events");
-    let without = world.producer_without_outbox(&[]).await;
-    assert!(matches!(without.health().await, Health::Down { .. }));
-    world.broker_up();
-    eventually("the broker is found again", async || (emitter.health().await == Health::Healthy).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

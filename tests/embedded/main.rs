@@ -18,6 +18,8 @@ mod client;
 mod closing;
 mod direct;
 mod dropping;
+mod health;
+mod lifecycle;
 mod lib_streaming;
 mod mocks;
 mod operating;

@@ -5,8 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidings::health::Health;
 use tidings::testing::MockEmitter;
-use tidings::{Config, EmitRequest, Emitter, EmitterExt, ErrorKind, Health, NoopEmitter, Outcome, SqliteOutbox, Tx};
+use tidings::{Config, EmitRequest, Emitter, EmitterExt, ErrorKind, NoopEmitter, Outcome, SqliteOutbox, Tx};
 
 use crate::support::events::{EVENT, Sequence, catalog, is_published, stored_at};
 
@@ -35,7 +36,7 @@ async fn a_noop_emitter_accepts_what_the_catalog_does_and_refuses_the_rest() {
     assert_eq!(results[1].as_ref().unwrap_err().kind(), ErrorKind::UnknownEvent);
     let error = emitter.emit(request("t").payload("not json")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidPayload);
-    assert_eq!(emitter.health().await, Health::Healthy);
+    assert_eq!(emitter.health().await, Health::healthy());
     emitter.close().await.unwrap();
     assert_eq!(emitter.emit(request("t")).await.unwrap_err().kind(), ErrorKind::Closed);
 }
@@ -160,5 +161,5 @@ async fn a_closed_mock_refuses() {
     let (_, emitter) = mock();
     emitter.close().await.unwrap();
     assert_eq!(emitter.emit(Sequence::of("t").next().request()).await.unwrap_err().kind(), ErrorKind::Closed);
-    assert!(matches!(emitter.health().await, Health::Down { .. }));
+    assert_eq!(emitter.health().await, Health::closed());
 }

@@ -1,6 +1,6 @@
 //! A mock broker and a SQLite file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +68,11 @@ impl World {
     /// Makes each answer of the broker take so long.
     pub(crate) fn slow_broker(&self, delay: Duration) {
         self.cluster.broker_round_trip_time(BROKER, delay).unwrap();
+    }
+
+    /// The file of the outbox.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
     }
 
     pub(crate) fn outbox(&self) -> SqliteOutbox {

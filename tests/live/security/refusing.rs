@@ -3,7 +3,8 @@
 use std::error::Error as _;
 use std::time::{Duration, Instant};
 
-use tidings::{Emitter, ErrorKind, Health, StoredReason};
+use tidings::health::{ReasonKind, Status};
+use tidings::{Emitter, ErrorKind, StoredReason};
 
 use super::{PASSWORD, Secured, Settings, USER, secured};
 use crate::proxy::Proxy;
@@ -84,8 +85,10 @@ async fn records_whose_time_is_over_while_the_client_is_not_let_in_do_not_open_t
 async fn health_says_that_the_client_is_not_let_in() {
     let secured = secured!();
     let producer = secured.builder(&secured.named("PLAIN", USER, "wrong")).build().await.unwrap();
-    let Health::Down { reasons, .. } = producer.health().await else { panic!("healthy without a broker") };
-    assert!(reasons[0].contains("does not know this client"), "{reasons:?}");
+    let health = producer.health().await;
+    assert!(health.status == Status::Down && health.has(ReasonKind::BrokerRefusesClient), "{health:?}");
+    assert!(health.is_live(), "no restart makes a password right");
+    assert!(health.reasons[0].text.contains("does not know this client"), "{health:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
