@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::attribute::Source;
 use crate::naming::{self, Naming};
 use crate::policy::{PolicyOverrides, parse_bool};
+use crate::rate_limit::RateLimit;
 use crate::sanitize::sanitize;
 use crate::wire::dead_letter::LIB_STREAMING_PREFIX;
 use crate::wire::{DEAD_LETTER_PREFIX, HeaderStyle};
@@ -51,6 +52,7 @@ pub struct Config {
     pub(crate) max_in_flight_bytes: u32,
     pub(crate) close_timeout: Duration,
     pub(crate) breaker: BreakerConfig,
+    pub(crate) tenant_rate_limit: Option<RateLimit>,
     warnings: Vec<String>,
 }
 
@@ -178,6 +180,12 @@ impl Config {
             ),
             close_timeout: vars.seconds("STREAMING_CLOSE_TIMEOUT_S", 30, 1..=3_600),
             breaker: vars.breaker(),
+            tenant_rate_limit: vars.read(
+                "STREAMING_TENANT_RATE_LIMIT",
+                None,
+                "events per second, or events per second and burst such as 100/500",
+                |text| text.parse().ok().map(Some),
+            ),
             warnings: Vec::new(),
         };
         vars.require_acks_all();

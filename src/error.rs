@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::Duration;
 
 use crate::event::EventId;
 
@@ -36,6 +37,7 @@ struct Inner {
     event_id: Option<EventId>,
     dead_lettered: bool,
     ambiguous: bool,
+    retry_after: Option<Duration>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -71,6 +73,8 @@ pub enum ErrorKind {
     Timeout,
     /// The broker throttles, or the client's queue stayed full.
     Overloaded,
+    /// The event's tenant emits more than it may.
+    RateLimited,
     /// The broker does not let this client do that.
     Unauthorized,
     /// The broker does not know this client, or the client does not trust the broker: a wrong password, certificate or
@@ -99,7 +103,7 @@ pub enum ErrorKind {
 impl ErrorKind {
     /// All kinds.
     #[cfg(any(test, feature = "postgres", feature = "sqlite"))]
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 26] = [
         Self::InvalidConfig,
         Self::InvalidDefinition,
         Self::InvalidPolicy,
@@ -114,6 +118,7 @@ impl ErrorKind {
         Self::BrokerUnavailable,
         Self::Timeout,
         Self::Overloaded,
+        Self::RateLimited,
         Self::Unauthorized,
         Self::Unauthenticated,
         Self::UnknownTopic,
@@ -145,6 +150,7 @@ impl ErrorKind {
             Self::BrokerUnavailable => "broker_unavailable",
             Self::Timeout => "timeout",
             Self::Overloaded => "overloaded",
+            Self::RateLimited => "rate_limited",
             Self::Unauthorized => "unauthorized",
             Self::Unauthenticated => "unauthenticated",
             Self::UnknownTopic => "unknown_topic",
@@ -186,7 +192,10 @@ impl ErrorKind {
     #[must_use]
     pub fn is_retryable(self) -> bool {
         self.is_outage()
-            || matches!(self, Self::CircuitOpen | Self::LaneSpilled | Self::Storage | Self::StorageConflict)
+            || matches!(
+                self,
+                Self::CircuitOpen | Self::LaneSpilled | Self::RateLimited | Self::Storage | Self::StorageConflict
+            )
     }
 
     /// Whether an event that fails so may go to its dead-letter topic: the broker refused it, and is there.
@@ -252,6 +261,17 @@ impl Error {
         self.0.ambiguous
     }
 
+    /// After what time the same call may succeed, if that is known: of [`ErrorKind::RateLimited`].
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    pub(crate) fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.0.retry_after = Some(wait);
+        self
+    }
+
     pub(crate) fn into_dead_lettered(mut self) -> Self {
         self.0.dead_lettered = true;
         self
@@ -288,7 +308,15 @@ impl Error {
 
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         let message = message.into();
-        Self(Box::new(Inner { kind, message, event_id: None, dead_lettered: false, ambiguous: false, source: None }))
+        Self(Box::new(Inner {
+            kind,
+            message,
+            event_id: None,
+            dead_lettered: false,
+            ambiguous: false,
+            retry_after: None,
+            source: None,
+        }))
     }
 
     /// All of these in one, of the first one's kind, each in a line of its own.

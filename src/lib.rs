@@ -69,6 +69,7 @@
 //! | `sqlite` | | `SqliteOutbox` (built from source, needs a C compiler) |
 //! | `tls`, `tls-vendored` | | TLS to the brokers, and SASL by SCRAM and OAUTHBEARER, over the system's OpenSSL or one built from source |
 //! | `admin` | | the module `admin`: depth, parked keys, pauses, replays and checks of an outbox |
+//! | `axum` | | [`health`]: a router with `/live`, `/ready` and `/health` for axum 0.8 |
 //! | `testing` | | the module `testing`: `MockEmitter`, a transport in memory |
 //!
 //! Connections and transactions are those of sqlx 0.8.
@@ -94,6 +95,7 @@ mod naming;
 pub mod outbox;
 mod policy;
 mod producer;
+mod rate_limit;
 #[cfg(test)]
 mod reference;
 mod relay;
@@ -124,6 +126,7 @@ pub use crate::policy::{DeliveryPolicy, DirectMode, DlqMode, OutboxMode, PoisonM
 pub use crate::producer::Producer;
 pub use crate::producer::builder::ProducerBuilder;
 pub use crate::producer::closing::Leftover;
+pub use crate::rate_limit::RateLimit;
 pub use crate::token::{Token, TokenProvider};
 pub use crate::tx::{AsTx, Tx};
 

@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::event::EmitRequest;
 use crate::health::Health;
 use crate::in_flight::{Entered, InFlight};
+use crate::rate_limit::TenantLimits;
 use crate::relay::{Poison, Relay};
 use crate::tx::Tx;
 use crate::wire::dead_letter::DeadLetters;
@@ -74,6 +75,7 @@ struct Shared {
     running: InFlight,
     room: Room,
     relays: Arc<Relays>,
+    tenant_limits: Option<TenantLimits>,
 }
 
 /// How long things may take.
@@ -99,7 +101,7 @@ impl Producer {
     /// The relay: moves what is in the outbox to the topic, until `shutdown` completes or the producer is closed; then it
     /// finishes what is in flight, frees its lanes, and completes.
     ///
-    /// Run it beside the service's server, in a task of its own. Without an outbox it just waits for `shutdown`.
+    /// Run it beside the service's server, in a task of its own. Without an outbox it just waits for that.
     ///
     /// It outlives failures of broker and database: it tries again.
     ///
@@ -112,20 +114,6 @@ impl Producer {
     /// Dropped before it completes, what was in flight may be sent again by the next relay, which has to wait for the
     /// leases of this one to run out (ten seconds).
     pub fn relay(&self, shutdown: impl Future<Output = ()> + Send + 'static) -> BoxFuture<'static, Result<()>> {
-        let Some(fallback) = self.0.fallback.clone() else {
-            return Box::pin(async {
-                shutdown.await;
-                Ok(())
-            });
-        };
-        let poison = Poison {
-            definitions: self.0.catalog.poison(),
-            dead_letters: Arc::clone(&self.0.dead_letters),
-            producer_id: self.0.id.to_string(),
-        };
-        let outbox = Arc::clone(&fallback.outbox);
-        let relay = Relay::new(outbox, self.0.clients.transports().clone(), fallback, Arc::new(poison));
-        Box::pin(async { relay?.run(shutdown).await })
         let relays = Arc::clone(&self.0.relays);
         let relay = self.0.fallback.clone().map(|fallback| {
             let poison = Poison {

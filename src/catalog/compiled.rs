@@ -1,5 +1,6 @@
 //! The catalog as a producer uses it: names, effective policies and constant headers worked out once.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -48,6 +49,7 @@ pub(crate) struct Resolved {
     pub(crate) definition_key: Arc<str>,
     pub(crate) dlq_topic: Arc<str>,
     pub(crate) policy: DeliveryPolicy,
+    pub(crate) tenant: Option<Cow<'static, str>>,
     pub(crate) record: Record,
 }
 
@@ -150,6 +152,7 @@ impl Compiled {
             definition_key: Arc::clone(&self.key),
             dlq_topic: Arc::clone(&self.dlq_topic),
             policy,
+            tenant: event.tenant,
             record,
         })
     }

@@ -72,6 +72,7 @@ fn every_value_reaches_its_setting() {
         ("STREAMING_CB_FAILURE_RATIO", "0.25"),
         ("STREAMING_CB_MIN_REQUESTS", "21"),
         ("STREAMING_CB_TIMEOUT_S", "14"),
+        ("STREAMING_TENANT_RATE_LIMIT", "100/500"),
         ("STREAMING_REQUIRED_ACKS", "all"),
     ];
     let config = Config::from_vars(ENABLED.into_iter().chain(vars)).unwrap();
@@ -95,6 +96,7 @@ fn every_value_reaches_its_setting() {
     assert_eq!(config.close_timeout, Duration::from_secs(13));
     let breaker = BreakerConfig { failure_ratio: 0.25, min_requests: 21, open_time: Duration::from_secs(14) };
     assert_eq!(config.breaker, breaker);
+    assert_eq!(config.tenant_rate_limit, Some("100/500".parse().unwrap()));
 }
 
 #[test]

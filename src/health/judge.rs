@@ -39,7 +39,9 @@ pub(crate) fn judge(sight: Sight) -> Health {
         reasons.push(about_broker(error, client_lost));
     }
     let breaker_open = match breaker {
-        BreakerState::Open => Some("the breaker is open: the broker has failed too often, and is left alone for a while"),
+        BreakerState::Open => {
+            Some("the breaker is open: the broker has failed too often, and is left alone for a while")
+        }
         BreakerState::ForcedOpen => Some("the breaker is open: an operator holds it"),
         _ => None,
     };

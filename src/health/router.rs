@@ -61,11 +61,7 @@ const LONGEST_LOOK: Duration = Duration::from_secs(10);
 /// ```
 pub fn router(emitter: Arc<dyn Emitter>) -> Router {
     let looker = Arc::new(Looker::new(emitter));
-    Router::new()
-        .route("/live", get(live))
-        .route("/ready", get(ready))
-        .route("/health", get(health))
-        .with_state(looker)
+    Router::new().route("/live", get(live)).route("/ready", get(ready)).route("/health", get(health)).with_state(looker)
 }
 
 async fn live(State(looker): State<Arc<Looker>>) -> Response {
@@ -141,7 +137,10 @@ impl Looker {
     }
 
     /// Begins to look, unless somebody does or has a moment ago. Yields when the look was begun that counts.
-    #[expect(clippy::disallowed_methods, reason = "it ends by itself, and a request that is given up must not end it for others")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it ends by itself, and a request that is given up must not end it for others"
+    )]
     fn begin(self: &Arc<Self>) -> Instant {
         // Nothing panics while it holds this lock.
         let mut last = self.begun.lock().unwrap_or_else(PoisonError::into_inner);

@@ -17,8 +17,8 @@ use uuid::Uuid;
 use super::failure::{failed, failed_in_transaction};
 use super::schema::Schema;
 use super::{
-    Appended, Command, Head, HeldRow, Hole, Lag, Lanes, Lease, Leases, Limits, Outbox, Page, Parked, Progress, RETENTION,
-    Row, Settled, StoredRow, envelope, migration, multirange, seconds_of, time_of,
+    Appended, Command, Head, HeldRow, Hole, Lag, Lanes, Lease, Leases, Limits, Outbox, Page, Parked, Progress,
+    RETENTION, Row, Settled, StoredRow, envelope, migration, multirange, seconds_of, time_of,
 };
 use crate::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};

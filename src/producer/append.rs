@@ -17,6 +17,10 @@ impl Producer {
         // All are checked before the first statement: a refused request leaves the transaction usable.
         let resolved =
             requests.into_iter().map(|request| self.0.catalog.resolve(request)).collect::<Result<Vec<_>>>()?;
+        if let Some(limits) = &self.0.tenant_limits {
+            let enabled = resolved.iter().filter(|resolved| resolved.policy.enabled());
+            limits.check_all(enabled.filter_map(|resolved| resolved.tenant.as_ref()))?;
+        }
         let ids: Vec<_> = resolved.iter().map(|resolved| (resolved.id.clone(), resolved.policy.enabled())).collect();
         let enabled = resolved.into_iter().filter(|resolved| resolved.policy.enabled());
         let lanes = fallback.lanes();

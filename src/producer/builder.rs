@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::in_flight::InFlight;
 use crate::naming::Naming;
 use crate::outbox::Outbox;
+use crate::rate_limit::{RateLimit, TenantLimits};
 use crate::token::TokenProvider;
 use crate::transport::Transport;
 use crate::wire::dead_letter::DeadLetters;
@@ -66,6 +67,15 @@ impl ProducerBuilder {
     /// Sets how topics and types are named. Defaults to what the configuration says.
     pub fn with_naming(mut self, naming: Naming) -> Self {
         self.naming = Some(naming);
+        self
+    }
+
+    /// Sets how many events each tenant may emit, by any way: [`ErrorKind::RateLimited`] is the answer to those beyond. Events
+    /// without a tenant are not counted, nor are those that are refused or disabled. Defaults to what the configuration says.
+    ///
+    /// Each producer counts for itself.
+    pub fn with_tenant_rate_limit(mut self, limit: RateLimit) -> Self {
+        self.config.tenant_rate_limit = Some(limit);
         self
     }
 
@@ -131,6 +141,7 @@ impl ProducerBuilder {
             running: InFlight::default(),
             room: Room::new(config.max_in_flight_bytes),
             relays: Arc::default(),
+            tenant_limits: config.tenant_rate_limit.map(TenantLimits::new),
         })))
     }
 }

@@ -31,6 +31,9 @@ impl Shared {
         if !policy.enabled() {
             return Ok(Receipt { event_id: resolved.id, outcome: Outcome::Disabled });
         }
+        if let (Some(limits), Some(tenant)) = (&self.tenant_limits, &resolved.tenant) {
+            limits.check(tenant).map_err(|error| error.with_event_id(resolved.id.clone()))?;
+        }
         // A policy that needs an outbox is refused at start if there is none.
         let Some(fallback) = &self.fallback else {
             return self.publish_or_fail(resolved, deadline).await;

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 use super::{Producer, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::{Health, OutboxSight, RelayHealth, Sight, judge};
-use crate::outbox::{Lanes, Lag, Outbox};
+use crate::outbox::{Lag, Lanes, Outbox};
 use crate::transport::Transport;
 
 /// How long broker and database have to answer a health check.

@@ -291,6 +291,11 @@ impl Transport for KafkaTransport {
     fn probe(&self, timeout: Duration) -> BoxFuture<'_, Result<()>> {
         let (producer, gauge) = (self.producer.clone(), Arc::clone(&self.gauge));
         Box::pin(async move {
+            // Brokers may answer it all the same.
+            if let Some((code, reason)) = producer.client().fatal_error() {
+                let message = format!("the Kafka client failed for good ({code:?}): {}", sanitize(&reason));
+                return Err(Error::new(ErrorKind::ClientFailed, message));
+            }
             let topic = gauge.known_topic.get().cloned();
             // librdkafka has no asynchronous metadata request.
             let answer = tokio::task::spawn_blocking(move || {

@@ -7,9 +7,8 @@ use tidings::health::Health;
 use tidings::testing::{MemoryTransport, MockEmitter};
 use tidings::transport::{Record, Transport};
 use tidings::{
-    Catalog, Config, EmitRequest, Emitter, EmitterExt, Error, EventDefinition, EventId, NoopEmitter,
-    PolicyOverrides, PostgresOutbox, Producer, ProducerBuilder, Receipt, Result, SqliteOutbox, Token, TokenProvider,
-    Tx, outbox::Outbox,
+    Catalog, Config, EmitRequest, Emitter, EmitterExt, Error, EventDefinition, EventId, NoopEmitter, PolicyOverrides,
+    PostgresOutbox, Producer, ProducerBuilder, Receipt, Result, SqliteOutbox, Token, TokenProvider, Tx, outbox::Outbox,
 };
 
 use crate::support::checker::Numbered;

@@ -265,7 +265,8 @@ fn a_producer_that_is_dropped_with_records_under_way_says_so_and_ends_soon() {
 }
 
 /// Broker, database and report of a service that is a process.
-const VARIABLES: [&str; 3] = ["TIDINGS_TEST_SERVICE_BROKERS", "TIDINGS_TEST_SERVICE_FILE", "TIDINGS_TEST_SERVICE_REPORT"];
+const VARIABLES: [&str; 3] =
+    ["TIDINGS_TEST_SERVICE_BROKERS", "TIDINGS_TEST_SERVICE_FILE", "TIDINGS_TEST_SERVICE_REPORT"];
 
 /// Not a test, but what the processes of the others run: a service that emits until it gets SIGTERM, and then ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
