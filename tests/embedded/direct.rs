@@ -1,14 +1,11 @@
 //! The direct path and what is on the topic after it.
 
-use std::sync::Arc;
-
 use tidings::{Catalog, EmitRequest, Emitter, EmitterExt, EventDefinition, Outcome, PartitionKey};
 
 use crate::support::events::{EVENT, Ledger, Sequence, is_published};
 use crate::support::murmur2::partition_of;
 use crate::support::relaying::RunningRelay;
 use crate::support::topic::{read_to_end, read_until};
-use crate::support::waiting::eventually;
 use crate::world::{PARTITIONS, World, begin};
 
 /// Every byte there is.
