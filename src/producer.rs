@@ -17,7 +17,7 @@ use crate::event::EmitRequest;
 use crate::health::Health;
 use crate::in_flight::{Entered, InFlight};
 use crate::rate_limit::TenantLimits;
-use crate::relay::{Poison, Relay};
+use crate::relay::{DRAIN_TIME, Poison, Relay};
 use crate::tx::Tx;
 use crate::wire::dead_letter::DeadLetters;
 
@@ -128,14 +128,14 @@ impl Producer {
             let Some(_running) = relays.enter() else { return Ok(()) };
             let shutdown = async {
                 tokio::select! {
-                    () = shutdown => {}
-                    () = relays.stopped() => {}
+                    () = shutdown => DRAIN_TIME,
+                    drain_until = relays.stopped() => drain_until.saturating_duration_since(Instant::now()),
                 }
             };
             match relay {
                 Some(relay) => relay?.run(shutdown).await,
                 None => {
-                    shutdown.await;
+                    let _ = shutdown.await;
                     Ok(())
                 }
             }

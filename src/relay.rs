@@ -49,8 +49,8 @@ const ASK_DRAWN_EVERY: Duration = Duration::from_millis(100);
 const RETAIN_EVERY: Duration = Duration::from_secs(60);
 /// No statement of the relay may keep it from its leases for longer.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a relay that stops waits for what is in flight.
-const DRAIN_TIME: Duration = Duration::from_secs(10);
+/// How long a relay that stops waits for what is in flight, unless it is told otherwise.
+pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(10);
 
 /// How many rows a page has, shared out evenly among its holes.
 const PAGE_ROWS: usize = 2_000;
@@ -162,12 +162,13 @@ impl Relay {
         })
     }
 
-    pub(crate) async fn run(mut self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
+    /// Relays until `shutdown` completes, which yields how long to wait for what is in flight then.
+    pub(crate) async fn run(mut self, shutdown: impl Future<Output = Duration> + Send) -> Result<()> {
         let mut shutdown = pin!(shutdown);
         let mut reading: Option<Reading> = None;
         let (fallback, outbox) = (Arc::clone(&self.fallback), Arc::clone(&self.outbox));
         let mut woken = outbox.woken();
-        loop {
+        let drain_time = loop {
             self.keep_leases().await;
             self.take_reports()?;
             self.retry_stuck();
@@ -185,7 +186,7 @@ impl Relay {
             let transport = Arc::clone(&self.transport);
             tokio::select! {
                 biased;
-                () = &mut shutdown => break,
+                drain_time = &mut shutdown => break drain_time,
                 answer = answer(&mut reading) => {
                     reading = None;
                     self.look(answer);
@@ -199,8 +200,8 @@ impl Relay {
                 () = transport.room(), if !self.queue.is_empty() => {}
                 () = sleep_until(wake_at) => {}
             }
-        }
-        self.drain().await
+        };
+        self.drain(drain_time).await
     }
 
     /// Extends the leases, and takes the lanes that are free. Lanes that are not ours any more are dropped at once, with
@@ -592,8 +593,8 @@ impl Relay {
     }
 
     /// Waits for what is in flight, writes progress, and frees the lanes.
-    async fn drain(mut self) -> Result<()> {
-        let deadline = Instant::now() + DRAIN_TIME;
+    async fn drain(mut self, time: Duration) -> Result<()> {
+        let deadline = Instant::now() + time;
         // What is queued, and what these reports free, is left for the next relay.
         while self.submitted > 0 {
             match tokio::time::timeout_at(deadline, self.reports.recv()).await {

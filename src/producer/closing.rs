@@ -84,7 +84,8 @@ impl Producer {
         shared.closed.store(true, Ordering::SeqCst);
         // A relay goes on meanwhile: an emit may wait for older events of its lane.
         let quiet = timeout_at(deadline - timeout / RESERVED, shared.quiet(deadline)).await;
-        shared.relays.stop();
+        // A record in flight may never be acknowledged, and what was has to be written down.
+        shared.relays.stop(Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2);
         if quiet.is_err() && shared.fallback.is_some() {
             // Whoever waits for the broker is answered now, from the outbox.
             shared.clients.replace(shared.clients.current().generation);

@@ -12,7 +12,8 @@ use crate::in_flight::{Entered, InFlight};
 #[derive(Debug, Default)]
 pub(super) struct Relays {
     running: InFlight,
-    stop: watch::Sender<bool>,
+    /// Until when they may wait for what is in flight, once they are to stop.
+    stop: watch::Sender<Option<Instant>>,
 }
 
 impl Relays {
@@ -20,7 +21,7 @@ impl Relays {
     pub(super) fn enter(&self) -> Option<Entered<'_>> {
         // Entered first: who tells them to stop and then waits for them has seen this one, or this one sees it.
         let entered = self.running.enter();
-        (!*self.stop.borrow()).then_some(entered)
+        self.stop.borrow().is_none().then_some(entered)
     }
 
     pub(super) fn are_running(&self) -> bool {
@@ -31,15 +32,21 @@ impl Relays {
         self.running.count()
     }
 
-    /// Tells them to stop, for good.
-    pub(super) fn stop(&self) {
-        self.stop.send_replace(true);
+    /// Tells them to stop, for good, and until when they may wait for what is in flight. The first word counts.
+    pub(super) fn stop(&self, drain_until: Instant) {
+        self.stop.send_if_modified(|stop| {
+            let is_first = stop.is_none();
+            stop.get_or_insert(drain_until);
+            is_first
+        });
     }
 
-    /// Completes when they are told to stop.
-    pub(super) async fn stopped(&self) {
-        // It is not closed as long as this is borrowed.
-        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    /// Completes when they are told to stop, with what they are told.
+    pub(super) async fn stopped(&self) -> Instant {
+        let mut stop = self.stop.subscribe();
+        // It is not closed as long as this is borrowed, and what was waited for is there.
+        let told = stop.wait_for(Option::is_some).await.ok().and_then(|told| *told);
+        told.unwrap_or_else(Instant::now)
     }
 
     /// Completes when none runs.
@@ -95,8 +102,10 @@ mod tests {
     async fn a_relay_that_begins_after_they_were_told_to_stop_does_not_run() {
         let relays = Relays::default();
         let running = relays.enter().unwrap();
-        relays.stop();
-        relays.stopped().await;
+        let until = Instant::now() + Duration::from_secs(1);
+        relays.stop(until);
+        relays.stop(until + Duration::from_secs(1));
+        assert_eq!(relays.stopped().await, until);
         assert!(relays.enter().is_none() && relays.count() == 1);
         drop(running);
         relays.ended().await;

@@ -172,7 +172,10 @@ async fn relay(outbox: &Arc<FakeOutbox>, transport: &Arc<MemoryTransport>, done:
 
 async fn run(relay: Relay, done: impl AsyncFnOnce()) {
     let (stop, stopped) = oneshot::channel::<()>();
-    let run = relay.run(async { drop(stopped.await) });
+    let run = relay.run(async {
+        drop(stopped.await);
+        DRAIN_TIME
+    });
     let stop = async {
         done().await;
         drop(stop);
