@@ -169,7 +169,7 @@ const LAG: &str = "
         select o.created_at from (select min(seq) as seq from tidings.held h where h.lane = l.lane) h
         cross join lateral (
           select o.created_at from tidings.outbox o where o.lane = l.lane and o.seq = h.seq limit 1) o) held on true)
-    select greatest(extract(epoch from clock_timestamp() - min(since)), 0)::float8 as oldest_waiting,
+    select extract(epoch from clock_timestamp() - min(since))::float8 as oldest_waiting,
            count(*) filter (where since is not null and not relayed) as lanes_without_relay,
            (select count(*) from tidings.relay where seen_until > clock_timestamp()) as relays
     from waiting";
@@ -623,7 +623,8 @@ impl Outbox for PostgresOutbox {
             let lag = |row: &PgRow| {
                 let oldest: Option<f64> = row.try_get("oldest_waiting")?;
                 Ok(Lag {
-                    oldest_waiting: oldest.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+                    // A clock that was set back makes it younger than nothing.
+                    oldest_waiting: oldest.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
                     relays: Some(count_of(row, "relays")?),
                     lanes_without_relay: Some(count_of(row, "lanes_without_relay")?),
                 })

@@ -18,6 +18,7 @@ mod dropping;
 mod fencing;
 mod from_sql;
 mod gaps;
+mod health;
 mod history;
 mod idempotent;
 mod instances;

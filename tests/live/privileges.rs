@@ -91,6 +91,8 @@ async fn a_writer_appends_and_can_do_nothing_else() {
         ledger.accept(event);
     }
     world.verdict(&ledger).await.assert_kept();
+    let health = producer.health().await;
+    assert!(health.outbox.is_some_and(|outbox| outbox.relays == Some(1)), "it may ask how far the relays are");
     let function = "select tidings.append('t', 'tenant-2', array['a', 'b'], null, 'id')";
     sqlx::query(function).execute(&own).await.unwrap();
     writer.is_refused(&NOBODYS).await;
@@ -99,6 +101,7 @@ async fn a_writer_appends_and_can_do_nothing_else() {
             "select payload from tidings.outbox",
             "select event_id from tidings.outbox",
             "select payload from tidings.outbox_0",
+            "select id from tidings.relay",
             "select record_key from tidings.held",
             "select * from tidings.parked",
             "insert into tidings.outbox (lane, seq, slot, event_id, definition_key, topic, record_key, headers, envelope_version)
