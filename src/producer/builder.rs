@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::fallback::Fallback;
 use uuid::Uuid;
 
-use super::client::{Connect, DirectClient, Role, Transports};
+use super::client::{Connect, DirectClient, Transports};
 use super::room::Room;
 use super::watch::Watch;
 use super::{Producer, Shared, Times};
@@ -148,6 +148,7 @@ impl ProducerBuilder {
 
 #[cfg(feature = "kafka")]
 fn kafka(config: &Config) -> Result<Arc<Connect>> {
+    use super::client::Role;
     use crate::transport::kafka::{KafkaTransport, KnownTopic, config::client_config, token::Tokens};
 
     if config.client.brokers.is_empty() {
