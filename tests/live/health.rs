@@ -127,7 +127,8 @@ async fn a_look_reads_as_much_of_a_long_log_as_of_a_short_one() {
         "update tidings.lane set published = int8multirange(int8range(1, 500)) + int8multirange(int8range(510, 520))";
     sqlx::query(settle).execute(&pool).await.unwrap();
     let counts = async || {
-        sqlx::query("select pg_stat_force_next_flush()").execute(&pool).await.unwrap();
+        // PostgreSQL 14 has no such function, and takes its time.
+        let _ = sqlx::query("select pg_stat_force_next_flush()").execute(&pool).await;
         let count = async |select| sqlx::query_scalar::<_, i64>(select).fetch_one(&pool).await.unwrap();
         (count(read).await, count(scanned).await)
     };
