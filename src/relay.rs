@@ -19,12 +19,14 @@ use crate::transport::{Delivery, Transport};
 
 mod changes;
 mod cursor;
+mod handed;
 mod lane;
 mod poison;
 mod poll;
 mod witnesses;
 
 use cursor::{Cursor, Look};
+pub(crate) use handed::{Handed, Journaled};
 use lane::{Lane, Trial};
 pub(crate) use poison::Poison;
 use poison::Verdict;
@@ -45,6 +47,10 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 const ASK_WITNESSES_EVERY: Duration = Duration::from_millis(500);
 /// How often the relay asks whether numbers that it was told of were given out, if they do not show.
 const ASK_DRAWN_EVERY: Duration = Duration::from_millis(100);
+/// Rows that are to be handed over after their commit are looked for after this time: somebody has forgotten to, or died.
+const HANDED_WITHIN: Duration = Duration::from_millis(100);
+/// So long a row that was handed over waits for one before it, of a transaction that is about to be committed.
+const NEXT_WITHIN: Duration = Duration::from_millis(5);
 /// How often delivered events that are old enough are dropped.
 const RETAIN_EVERY: Duration = Duration::from_secs(60);
 /// No statement of the relay may keep it from its leases for longer.
@@ -83,8 +89,8 @@ struct Report {
     result: Result<Delivery>,
 }
 
-/// A page being read.
-type Reading = BoxFuture<'static, Answer>;
+/// What the loop does not wait for.
+type Aside<T> = Option<BoxFuture<'static, T>>;
 
 /// A page, and what it was asked for.
 struct Answer {
@@ -164,13 +170,17 @@ impl Relay {
 
     pub(crate) async fn run(mut self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
         let mut shutdown = pin!(shutdown);
-        let mut reading: Option<Reading> = None;
+        let (mut reading, mut waking): (Aside<Answer>, Aside<()>) = (None, None);
         let (fallback, outbox) = (Arc::clone(&self.fallback), Arc::clone(&self.outbox));
         let mut woken = outbox.woken();
         loop {
             self.keep_leases().await;
             self.take_reports()?;
             self.retry_stuck();
+            if self.take_handed() && waking.is_none() {
+                let fallback = Arc::clone(&fallback);
+                waking = Some(Box::pin(async move { fallback.wake_others().await }));
+            }
             self.submit()?;
             self.save(false).await;
             self.ask_drawn().await;
@@ -186,16 +196,21 @@ impl Relay {
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
-                answer = answer(&mut reading) => {
+                answer = done(&mut reading) => {
                     reading = None;
                     self.look(answer);
                 }
                 Some(report) = self.reports.recv() => self.take(report)?,
+                () = fallback.handed.wait() => {}
+                () = done(&mut waking) => waking = None,
                 () = &mut woken => {
                     woken = outbox.woken();
                     self.poll.hint(Instant::now());
                 }
                 () = fallback.spills.wait_for_spill() => self.poll.hint(Instant::now()),
+                () = fallback.spills.wait_for_announcement() => {
+                    self.poll.hint_within(Instant::now(), HANDED_WITHIN);
+                }
                 () = transport.room(), if !self.queue.is_empty() => {}
                 () = sleep_until(wake_at) => {}
             }
@@ -492,17 +507,60 @@ impl Relay {
         }
     }
 
-    /// The lanes of which more rows may be read.
-    fn readable(&self) -> impl Iterator<Item = (u16, &Lane)> {
+    /// Whether there is no room for more rows.
+    fn is_full(&self) -> bool {
         let rows: usize = self.lanes.values().map(Lane::len).sum();
         let bytes: usize = self.lanes.values().map(Lane::bytes).sum();
-        let full = rows >= WINDOW_ROWS || bytes >= WINDOW_BYTES;
+        rows >= WINDOW_ROWS || bytes >= WINDOW_BYTES
+    }
+
+    /// The lanes of which more rows may be read.
+    fn readable(&self) -> impl Iterator<Item = (u16, &Lane)> {
+        let full = self.is_full();
         let lanes = self.lanes.iter().map(|(index, lane)| (*index, lane));
-        lanes.filter(move |(_, lane)| !full && !lane.leaving && lane.len() < LANE_ROWS && lane.bytes() < LANE_BYTES)
+        lanes.filter(move |(_, lane)| !full && may_read(lane))
+    }
+
+    /// Takes in the rows that were handed over, as far as they can't overtake anything; the others are read. Says whether
+    /// there are some of lanes that this relay does not have.
+    fn take_handed(&mut self) -> bool {
+        let handed = self.fallback.handed.take();
+        let (mut elsewhere, now) = (handed.elsewhere, Instant::now());
+        for row in handed.rows {
+            let (full, index) = (self.is_full(), row.lane);
+            let Some(lane) = self.lanes.get_mut(&index) else {
+                elsewhere = true;
+                continue;
+            };
+            // In another life of the database its number may be that of another row.
+            let may_take = !full && may_read(lane) && row.life == self.life;
+            if may_take && lane.hand(Arc::unwrap_or_clone(row).into_stored()) {
+                self.queue_handed(index);
+            } else {
+                self.poll.hint(now);
+            }
+        }
+        elsewhere
+    }
+
+    /// Queues the rows of a lane that were handed over and have nothing missing before them.
+    fn queue_handed(&mut self, index: u16) {
+        let Some(lane) = self.lanes.get_mut(&index) else { return };
+        while let Some(row) = lane.next_handed() {
+            let number = row.sequence;
+            if lane.add(row) {
+                self.queue.push_back(Ticket { lane: index, epoch: lane.epoch, number });
+            }
+        }
+        lane.is_behind &= self.fallback.spills.last(index) >= lane.cursor.first_unknown();
+        self.fallback.spills.settle_below(index, lane.floor());
+        if lane.has_early() {
+            self.poll.hint_within(Instant::now(), NEXT_WITHIN);
+        }
     }
 
     /// Begins to read a page, if there is room for one.
-    fn read(&mut self) -> Option<Reading> {
+    fn read(&mut self) -> Aside<Answer> {
         let (mut holes, mut epochs) = (Vec::new(), Vec::new());
         for (index, lane) in self.readable() {
             holes.extend(lane.cursor.holes(index));
@@ -553,20 +611,22 @@ impl Relay {
             let Some(lane) = lane.filter(|_| cut_lane != Some(hole.lane)) else { continue };
             let numbers: Vec<_> = found.iter().map(|row| row.sequence).collect();
             let cut = limits.are_reached(&found);
-            if !lane.cursor.look(&Look { hole, numbers: &numbers, cut, horizon, ended }) {
-                continue;
-            }
+            let new = lane.cursor.look(&Look { hole, numbers: &numbers, cut, horizon, ended });
+            let Some(new) = new else { continue };
             if cut {
                 cut_lane = Some(hole.lane);
             } else if hole.high == i64::MAX {
-                lane.is_behind = numbers.is_empty() && self.fallback.spills.last(hole.lane) >= hole.low;
+                lane.is_behind = numbers.is_empty() && self.fallback.spills.last(hole.lane) >= new;
             }
             self.fallback.spills.settle_below(hole.lane, lane.floor());
-            for row in found {
+            for row in found.into_iter().filter(|row| row.sequence >= new) {
                 let number = row.sequence;
                 if lane.add(row) {
                     self.queue.push_back(Ticket { lane: hole.lane, epoch, number });
                 }
+            }
+            if lane.has_early() {
+                self.queue_handed(hole.lane);
             }
         }
         self.poll.expect(self.lanes.values().any(|lane| lane.is_behind || lane.cursor.has_gaps()));
@@ -602,6 +662,7 @@ impl Relay {
         }
         self.save(true).await;
         self.fallback.spills.relay_here(|_| false);
+        self.fallback.handed.take();
         within(self.outbox.release(self.id, &[], true)).await;
         Ok(())
     }
@@ -622,10 +683,15 @@ fn is_sound(lease: &Lease) -> bool {
     lease.last >= highest
 }
 
-/// The page that is being read; for ever, if none is.
-async fn answer(reading: &mut Option<Reading>) -> Answer {
-    match reading {
-        Some(reading) => reading.await,
+/// Whether more rows of the lane may be read, as far as it alone is concerned.
+fn may_read(lane: &Lane) -> bool {
+    !lane.leaving && lane.len() < LANE_ROWS && lane.bytes() < LANE_BYTES
+}
+
+/// What is done aside yields; for ever, if nothing is.
+async fn done<T>(aside: &mut Aside<T>) -> T {
+    match aside {
+        Some(aside) => aside.await,
         None => std::future::pending().await,
     }
 }

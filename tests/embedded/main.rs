@@ -18,6 +18,7 @@ mod client;
 mod closing;
 mod direct;
 mod dropping;
+mod journaled;
 mod lib_streaming;
 mod mocks;
 mod operating;

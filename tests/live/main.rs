@@ -21,6 +21,7 @@ mod gaps;
 mod history;
 mod idempotent;
 mod instances;
+mod journaled;
 mod lanes;
 mod migrating;
 mod operating;
