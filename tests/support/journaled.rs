@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sqlx::{Database, Pool, Transaction};
-use tidings::{AsTx, Emitter, EmitterExt, OutboxMode, PolicyOverride, Receipt, Result};
+use tidings::{Emitter, EmitterExt, OutboxMode, PolicyOverride, Receipt, Result};
 
 use super::callers::Way;
 use super::checker::Numbered;
@@ -28,47 +28,52 @@ impl<D: Database> Mixed<D> {
     }
 }
 
-impl<D: Database> Way for Mixed<D>
-where
-    Transaction<'static, D>: AsTx,
-{
-    async fn emit(&self, emitter: &Arc<dyn Emitter>, event: &Numbered) -> Result<Receipt> {
-        let request = || event.request().policy(journaled());
-        let dice = event.id.chars().last().and_then(|digit| digit.to_digit(16)).unwrap();
-        match dice {
-            0..3 => emitter.emit(event.request()).await,
-            3..6 => emitter.emit(request()).await,
-            6..8 => {
-                let mut tx = self.begin().await;
-                let receipt = emitter.emit_in(&mut tx, event.request()).await?;
-                tx.commit().await.unwrap();
-                Ok(receipt)
-            }
-            8..12 => {
-                let mut tx = self.begin().await;
-                let receipt = emitter.emit_in(&mut tx, request()).await?;
-                emitter.commit(tx, receipt.clone()).await?;
-                Ok(receipt)
-            }
-            // Nobody says that it was committed.
-            12..14 => {
-                let mut tx = self.begin().await;
-                let receipt = emitter.emit_in(&mut tx, request()).await?;
-                tx.commit().await.unwrap();
-                Ok(receipt)
-            }
-            // One that is rolled back would be an invented one; what comes then is said twice.
-            _ => {
-                let mut tx = self.begin().await;
-                let undone = Sequence::of(event.key.clone()).next();
-                emitter.emit_in(&mut tx, undone.request().policy(journaled())).await?;
-                tx.rollback().await.unwrap();
-                let mut tx = self.begin().await;
-                let receipt = emitter.emit_in(&mut tx, request()).await?;
-                emitter.commit(tx, receipt.clone()).await?;
-                emitter.committed(vec![receipt.clone()]);
-                Ok(receipt)
+/// For one database after the other: the compiler can't tell that a transaction of any is `Send`.
+macro_rules! way {
+    ($database:ident) => {
+        impl Way for Mixed<sqlx::$database> {
+            async fn emit(&self, emitter: &Arc<dyn Emitter>, event: &Numbered) -> Result<Receipt> {
+                let request = || event.request().policy(journaled());
+                let dice = event.id.chars().last().and_then(|digit| digit.to_digit(16)).unwrap();
+                match dice {
+                    0..3 => emitter.emit(event.request()).await,
+                    3..6 => emitter.emit(request()).await,
+                    6..8 => {
+                        let mut tx = self.begin().await;
+                        let receipt = emitter.emit_in(&mut tx, event.request()).await?;
+                        tx.commit().await.unwrap();
+                        Ok(receipt)
+                    }
+                    8..12 => {
+                        let mut tx = self.begin().await;
+                        let receipt = emitter.emit_in(&mut tx, request()).await?;
+                        emitter.commit(tx, receipt.clone()).await?;
+                        Ok(receipt)
+                    }
+                    // Nobody says that it was committed.
+                    12..14 => {
+                        let mut tx = self.begin().await;
+                        let receipt = emitter.emit_in(&mut tx, request()).await?;
+                        tx.commit().await.unwrap();
+                        Ok(receipt)
+                    }
+                    // One that is rolled back would be an invented one; what comes then is said twice.
+                    _ => {
+                        let mut tx = self.begin().await;
+                        let undone = Sequence::of(event.key.clone()).next();
+                        emitter.emit_in(&mut tx, undone.request().policy(journaled())).await?;
+                        tx.rollback().await.unwrap();
+                        let mut tx = self.begin().await;
+                        let receipt = emitter.emit_in(&mut tx, request()).await?;
+                        emitter.commit(tx, receipt.clone()).await?;
+                        emitter.committed(vec![receipt.clone()]);
+                        Ok(receipt)
+                    }
+                }
             }
         }
-    }
+    };
 }
+
+way!(Postgres);
+way!(Sqlite);
