@@ -616,7 +616,14 @@ impl Relay {
             if cut {
                 cut_lane = Some(hole.lane);
             } else if hole.high == i64::MAX {
-                lane.is_behind = numbers.is_empty() && self.fallback.spills.last(hole.lane) >= new;
+                let spills = &self.fallback.spills;
+                let is_missing = numbers.is_empty() && spills.last(hole.lane) >= new;
+                // One that is to be handed over has its time.
+                let is_late = is_missing && lane.misses(new, now) >= HANDED_WITHIN;
+                lane.is_behind = is_late || (is_missing && spills.expected(hole.lane) >= new);
+                if is_missing {
+                    self.poll.hint_within(now, HANDED_WITHIN);
+                }
             }
             self.fallback.spills.settle_below(hole.lane, lane.floor());
             for row in found.into_iter().filter(|row| row.sequence >= new) {

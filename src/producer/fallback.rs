@@ -179,7 +179,7 @@ impl Fallback {
         if is_journaled {
             self.spills.announce();
         } else {
-            self.spills.wake();
+            self.spills.expect(lane, number);
         }
         // One that was there already may have been delivered long ago.
         if number >= known.floor || !is_new {

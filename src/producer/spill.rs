@@ -27,6 +27,8 @@ pub(crate) struct Spills {
 struct Lane {
     last: AtomicI64,
     floor: AtomicI64,
+    /// The highest number of a row that the relay has to read, since nobody hands it over.
+    unread: AtomicI64,
     /// The life of the database that the floor is of.
     life: AtomicI64,
     /// Counts the numbers that were given out; held while `last` changes.
@@ -62,6 +64,7 @@ impl Spills {
         let lane = || Lane {
             last: AtomicI64::new(0),
             floor: AtomicI64::new(1),
+            unread: AtomicI64::new(0),
             life: AtomicI64::new(0),
             draws: Mutex::default(),
             relayed_here: AtomicBool::new(false),
@@ -126,6 +129,17 @@ impl Spills {
     /// Has the relay look for rows.
     pub(crate) fn wake(&self) {
         self.spilled.notify_one();
+    }
+
+    /// Has the relay look for the row of this number, until it shows.
+    pub(crate) fn expect(&self, lane: u16, number: i64) {
+        self.lanes[usize::from(lane)].unread.fetch_max(number, Ordering::SeqCst);
+        self.spilled.notify_one();
+    }
+
+    /// The highest number that the relay is to look for until it shows.
+    pub(crate) fn expected(&self, lane: u16) -> i64 {
+        self.lanes[usize::from(lane)].unread.load(Ordering::SeqCst)
     }
 
     /// Has the relay look for rows a little later: they are handed over by then, or never.

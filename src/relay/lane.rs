@@ -45,8 +45,10 @@ pub(crate) struct Lane {
     pub(crate) cursor: Cursor,
     /// Whether the lane goes to another relay, once nothing of it is in flight.
     pub(crate) leaving: bool,
-    /// Whether numbers that this process knows of did not show at the end of the last page.
+    /// Whether numbers that this process knows of did not show at the end of the last page, though they might have.
     pub(crate) is_behind: bool,
+    /// Which number behind the last one that was read is known of, and since when it does not show.
+    missing: Option<(i64, Instant)>,
     /// How many rows the transport has.
     pub(crate) submitted: usize,
     /// Read and not settled, by number.
@@ -128,6 +130,7 @@ impl Lane {
             cursor,
             leaving: false,
             is_behind: false,
+            missing: None,
             submitted: 0,
             rows: BTreeMap::new(),
             early: BTreeMap::new(),
@@ -185,6 +188,13 @@ impl Lane {
         let row = first.remove();
         self.bytes -= row.bytes;
         Some(row)
+    }
+
+    /// Takes in that this number is known of, and that no page has shown it. Says for how long.
+    pub(crate) fn misses(&mut self, number: i64, now: Instant) -> Duration {
+        let since = self.missing.filter(|(missing, _)| *missing == number).map_or(now, |(_, since)| since);
+        self.missing = Some((number, since));
+        now.saturating_duration_since(since)
     }
 
     /// Whether rows wait for one that was not handed over.

@@ -604,6 +604,7 @@ async fn a_row_that_a_page_shows_while_its_number_is_asked_for_is_sent_once() {
     let outbox = FakeOutbox::new(1..3, RangeSet::new());
     let (mut relay, transport) = leased(&outbox).await;
     relay.fallback.spills.spill(0, 3);
+    relay.fallback.spills.expect(0, 3);
     read_page(&mut relay).await;
     read_page(&mut relay).await;
     assert!(relay.lanes[&0].is_behind, "3 is drawn and not committed");

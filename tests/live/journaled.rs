@@ -81,5 +81,5 @@ async fn what_is_handed_over_is_not_read_from_the_database() {
     drained().await;
     // One that a poll finds between its commit and the word of it is read.
     let read = rows_read.load(Ordering::SeqCst) - before;
-    assert!(read <= EVENTS / 4, "{read} of {EVENTS} rows were read");
+    assert!(read <= EVENTS / 2, "{read} of {EVENTS} rows were read");
 }
