@@ -94,3 +94,18 @@ impl Handed {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EventId;
+    use crate::wire::Headers;
+
+    #[test]
+    fn a_row_that_was_there_before_is_not_handed_over() {
+        let record = Record { topic: "t".into(), key: "k".into(), headers: Headers::default(), payload: None };
+        let row = Row { lane: 0, event_id: EventId::new(), definition_key: "d".into(), record };
+        assert!(Journaled::new(row.clone(), Appended::new(1, 1)).is_some());
+        assert!(Journaled::new(row, Appended { is_new: false, ..Appended::new(1, 1) }).is_none());
+    }
+}
