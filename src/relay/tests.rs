@@ -204,6 +204,11 @@ impl std::fmt::Debug for SlowTransport {
 }
 
 impl SlowTransport {
+    fn take(&self, record: &Record, on_delivery: OnDelivery) {
+        self.taken.lock().unwrap().push(number(record));
+        self.held.lock().unwrap().push(on_delivery);
+    }
+
     /// How many records it has.
     fn len(&self) -> usize {
         self.held.lock().unwrap().len()
@@ -222,8 +227,7 @@ impl SlowTransport {
 
 impl Transport for SlowTransport {
     fn submit(&self, record: &Record, on_delivery: OnDelivery) -> Result<(), QueueFull> {
-        self.taken.lock().unwrap().push(number(record));
-        self.held.lock().unwrap().push(on_delivery);
+        self.take(record, on_delivery);
         Ok(())
     }
 
