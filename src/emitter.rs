@@ -1,5 +1,6 @@
 //! The trait that services hold.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::BoxFuture;
@@ -7,6 +8,7 @@ use crate::error::Result;
 use crate::event::domain::DomainEvent;
 use crate::event::{EmitRequest, EventId};
 use crate::health::Health;
+use crate::relay::Journaled;
 use crate::tx::{AsTx, Tx};
 
 pub(crate) mod noop;
@@ -36,7 +38,7 @@ pub(crate) mod switch;
 ///     }
 /// }
 /// ```
-pub trait Emitter: std::fmt::Debug + Send + Sync + 'static {
+pub trait Emitter: fmt::Debug + Send + Sync + 'static {
     /// Emits one event by its delivery policy.
     ///
     /// # Errors
@@ -73,6 +75,18 @@ pub trait Emitter: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// Dropped before it completes, the statement may have run: roll back.
     fn append<'a>(&'a self, tx: Tx<'a>, requests: Vec<EmitRequest>) -> BoxFuture<'a, Result<Vec<Receipt>>>;
+
+    /// Says that the transaction of these receipts was committed: those of them whose policy is
+    /// [`OutboxMode::Journaled`](crate::OutboxMode::Journaled) go to the relay from memory. Callers use
+    /// [`EmitterExt::commit`], or call this after a commit of their own.
+    ///
+    /// Only after a commit that has succeeded, and not of events whose savepoint was rolled back: an event would be published
+    /// that does not exist. If nobody knows what became of the commit, leave it: the relay finds out. What is
+    /// not handed over is delivered all the same, some 100 ms later, or after a second if another process relays it.
+    ///
+    /// It does not wait, and can't fail. Lanes that another process relays are not sent from here; if a relay runs in
+    /// this process, it wakes the others.
+    fn committed(&self, receipts: Vec<Receipt>);
 
     /// Asks broker and database at once whether they serve, and yields what they said within some two seconds.
     ///
@@ -145,6 +159,50 @@ pub trait EmitterExt: Emitter {
         self.append(tx.as_tx(), requests)
     }
 
+    /// Commits a transaction of sqlx's, and says so of the events that were emitted in it: those whose policy is
+    /// [`OutboxMode::Journaled`](crate::OutboxMode::Journaled) are on their way to the topic when this returns, without a look
+    /// at the database. One receipt or many. Of a savepoint it hands nothing over, since that is not committed yet.
+    ///
+    /// # Errors
+    ///
+    /// What the database says of the commit. If [`Error::is_ambiguous`](crate::Error::is_ambiguous), it may have been carried out,
+    /// and then the relay delivers the events.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it completes, the transaction may be committed or not, as with sqlx's own commit.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use tidings::{EmitRequest, Emitter, EmitterExt};
+    ///
+    /// # async fn example(emitter: &dyn Emitter, pool: &sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut tx = pool.begin().await?;
+    /// sqlx::query("insert into orders (id) values ('order-17')").execute(&mut *tx).await?;
+    /// let receipt = emitter.emit_in(&mut tx, EmitRequest::new("order.created").payload("{}")).await?;
+    /// emitter.commit(tx, receipt).await?;
+    /// # Ok(()) }
+    /// ```
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    fn commit<'a, D: sqlx::Database>(
+        &'a self,
+        tx: sqlx::Transaction<'a, D>,
+        receipts: impl Into<Vec<Receipt>>,
+    ) -> BoxFuture<'a, Result<()>> {
+        use sqlx::TransactionManager as _;
+
+        let receipts = receipts.into();
+        Box::pin(async move {
+            let is_outermost = D::TransactionManager::get_transaction_depth(&tx) == 1;
+            tx.commit().await.map_err(crate::outbox::failure::failed("committing"))?;
+            if is_outermost {
+                self.committed(receipts);
+            }
+            Ok(())
+        })
+    }
+
     /// Emits a typed event.
     ///
     /// # Errors
@@ -191,6 +249,10 @@ macro_rules! forward {
                 (**self).append(tx, requests)
             }
 
+            fn committed(&self, receipts: Vec<Receipt>) {
+                (**self).committed(receipts);
+            }
+
             fn health(&self) -> BoxFuture<'_, Health> {
                 (**self).health()
             }
@@ -206,13 +268,54 @@ forward!(Arc);
 forward!(Box);
 
 /// What became of an accepted event.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// That of an event that was emitted in a transaction, and whose policy is [`OutboxMode::Journaled`](crate::OutboxMode::Journaled),
+/// has the event with it, for [`Emitter::committed`]. Two are equal if what they say is.
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Receipt {
     /// The event's identity, its `ce_id`.
     pub event_id: EventId,
     /// Where the event is.
     pub outcome: Outcome,
+    row: Option<Arc<Journaled>>,
+}
+
+impl Receipt {
+    pub(crate) fn new(event_id: EventId, outcome: Outcome) -> Self {
+        Self { event_id, outcome, row: None }
+    }
+
+    /// With the row to hand over after the commit.
+    pub(crate) fn with_row(self, row: Option<Arc<Journaled>>) -> Self {
+        Self { row, ..self }
+    }
+
+    /// The row to hand over after the commit.
+    pub(crate) fn into_row(self) -> Option<Arc<Journaled>> {
+        self.row
+    }
+}
+
+impl PartialEq for Receipt {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.event_id, &self.outcome) == (&other.event_id, &other.outcome)
+    }
+}
+
+impl Eq for Receipt {}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { event_id, outcome, .. } = self;
+        f.debug_struct("Receipt").field("event_id", event_id).field("outcome", outcome).finish_non_exhaustive()
+    }
+}
+
+impl From<Receipt> for Vec<Receipt> {
+    fn from(receipt: Receipt) -> Self {
+        vec![receipt]
+    }
 }
 
 /// Where an accepted event is.

@@ -252,12 +252,14 @@ pub struct Appended {
     pub sequence: i64,
     /// False if an outbox that knows event ids had a row of this id already: then that is the one meant.
     pub is_new: bool,
+    /// In which life of the database it was appended; see [`Page::life`].
+    pub life: i64,
 }
 
 impl Appended {
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    pub(crate) fn new(sequence: i64) -> Self {
-        Self { sequence, is_new: true }
+    pub(crate) fn new(sequence: i64, life: i64) -> Self {
+        Self { sequence, is_new: true, life }
     }
 }
 

@@ -108,6 +108,11 @@ impl DeliveryPolicy {
         matches!(self.outbox, OutboxMode::Always | OutboxMode::Journaled)
     }
 
+    /// Whether an event goes to the relay from memory once it is committed.
+    pub(crate) fn is_journaled(&self) -> bool {
+        self.outbox == OutboxMode::Journaled
+    }
+
     /// This policy with what `change` says.
     pub(crate) fn overridden(mut self, change: &PolicyOverride) -> Self {
         self.enabled = change.enabled.unwrap_or(self.enabled);
@@ -189,8 +194,9 @@ mode! {
         Never = "never",
         /// If the broker can't take it now, or an older event of its lane waits in the outbox.
         Fallback = "fallback" | "fallback_on_circuit_open",
-        /// Like [`Always`](Self::Always): the row is the promise. (That it is also sent at once from memory is not built
-        /// yet: the relay sends it.)
+        /// Always; and once it is committed it goes to the relay from memory, which need not read it. After a transaction
+        /// of yours say that it was committed, by [`EmitterExt::commit`](crate::EmitterExt::commit). If you don't, or the process dies,
+        /// the relay reads the event, a little later.
         Journaled = "journaled",
         /// Always; the relay publishes it.
         Always = "always",

@@ -215,6 +215,10 @@ impl Emitter for Producer {
         Box::pin(self.append_all(tx, requests))
     }
 
+    fn committed(&self, receipts: Vec<Receipt>) {
+        self.hand_over(receipts);
+    }
+
     fn health(&self) -> BoxFuture<'_, Health> {
         Box::pin(self.check_health())
     }

@@ -19,12 +19,14 @@ use crate::transport::{Delivery, Transport};
 
 mod changes;
 mod cursor;
+mod handed;
 mod lane;
 mod poison;
 mod poll;
 mod witnesses;
 
 use cursor::{Cursor, Look};
+pub(crate) use handed::{Handed, Journaled};
 use lane::{Lane, Trial};
 pub(crate) use poison::Poison;
 use poison::Verdict;
@@ -45,6 +47,10 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 const ASK_WITNESSES_EVERY: Duration = Duration::from_millis(500);
 /// How often the relay asks whether numbers that it was told of were given out, if they do not show.
 const ASK_DRAWN_EVERY: Duration = Duration::from_millis(100);
+/// Rows that are to be handed over after their commit are looked for after this time: somebody has forgotten to, or died.
+const HANDED_WITHIN: Duration = Duration::from_millis(100);
+/// So long a row that was handed over waits for one before it, of a transaction that is about to be committed.
+const NEXT_WITHIN: Duration = Duration::from_millis(5);
 /// How often delivered events that are old enough are dropped.
 const RETAIN_EVERY: Duration = Duration::from_secs(60);
 /// No statement of the relay may keep it from its leases for longer.
@@ -71,7 +77,7 @@ const LANE_BYTES: usize = WINDOW_BYTES / 4;
 #[derive(Clone, Copy)]
 struct Ticket {
     lane: u16,
-    epoch: i64,
+    tenure: u64,
     number: i64,
 }
 
@@ -83,14 +89,14 @@ struct Report {
     result: Result<Delivery>,
 }
 
-/// A page being read.
-type Reading = BoxFuture<'static, Answer>;
+/// What the loop does not wait for.
+type Aside<T> = Option<BoxFuture<'static, T>>;
 
 /// A page, and what it was asked for.
 struct Answer {
     holes: Vec<Hole>,
-    /// Of each hole the epoch of its lane.
-    epochs: Vec<i64>,
+    /// Of each hole the tenure of its lane.
+    tenures: Vec<u64>,
     /// How much of each hole.
     limits: Limits,
     /// The last set of witnesses that had ended when it was begun.
@@ -109,6 +115,8 @@ pub(crate) struct Relay {
     /// Counts the clients: one that failed for good is replaced.
     client: u32,
     lanes: BTreeMap<u16, Lane>,
+    /// Counts how often it took over a lane.
+    tenures: u64,
     /// Rows to be submitted, in order.
     queue: VecDeque<Ticket>,
     /// How many rows were submitted and not reported on.
@@ -146,6 +154,7 @@ impl Relay {
             transports,
             client: 0,
             lanes: BTreeMap::new(),
+            tenures: 0,
             queue: VecDeque::new(),
             submitted: 0,
             reports,
@@ -165,13 +174,17 @@ impl Relay {
     /// Relays until `shutdown` completes, which yields how long to wait for what is in flight then.
     pub(crate) async fn run(mut self, shutdown: impl Future<Output = Duration> + Send) -> Result<()> {
         let mut shutdown = pin!(shutdown);
-        let mut reading: Option<Reading> = None;
+        let (mut reading, mut waking): (Aside<Answer>, Aside<()>) = (None, None);
         let (fallback, outbox) = (Arc::clone(&self.fallback), Arc::clone(&self.outbox));
         let mut woken = outbox.woken();
         let drain_time = loop {
             self.keep_leases().await;
             self.take_reports()?;
             self.retry_stuck();
+            if self.take_handed() && waking.is_none() {
+                let fallback = Arc::clone(&fallback);
+                waking = Some(Box::pin(async move { fallback.wake_others().await }));
+            }
             self.submit()?;
             self.save(false).await;
             self.ask_drawn().await;
@@ -187,16 +200,21 @@ impl Relay {
             tokio::select! {
                 biased;
                 drain_time = &mut shutdown => break drain_time,
-                answer = answer(&mut reading) => {
+                answer = done(&mut reading) => {
                     reading = None;
                     self.look(answer);
                 }
                 Some(report) = self.reports.recv() => self.take(report)?,
+                () = fallback.handed.wait() => {}
+                () = done(&mut waking) => waking = None,
                 () = &mut woken => {
                     woken = outbox.woken();
                     self.poll.hint(Instant::now());
                 }
                 () = fallback.spills.wait_for_spill() => self.poll.hint(Instant::now()),
+                () = fallback.spills.wait_for_announcement() => {
+                    self.poll.hint_within(Instant::now(), HANDED_WITHIN);
+                }
                 () = transport.room(), if !self.queue.is_empty() => {}
                 () = sleep_until(wake_at) => {}
             }
@@ -262,7 +280,8 @@ impl Relay {
                 }
             } else if lease.keep && is_sound(&lease) {
                 taken += 1;
-                let lane = Lane::new(lease.epoch, Cursor::new(lease.settled), parked, now);
+                self.tenures += 1;
+                let lane = Lane::new(lease.epoch, self.tenures, Cursor::new(lease.settled), parked, now);
                 self.lanes.insert(lease.lane, lane);
             }
         }
@@ -314,7 +333,7 @@ impl Relay {
                 lane.postpone(&key, Instant::now() + RETRY_AFTER);
                 continue;
             };
-            let epoch = lane.epoch;
+            let tenure = lane.tenure;
             if let Some(first) = rows.first_mut() {
                 match self.poison.judge(&parked, first) {
                     Verdict::Deliver => {}
@@ -333,7 +352,7 @@ impl Relay {
             }
             let rows = rows.into_iter().map(|held| held.row).collect();
             let numbers = lane.retry(&key, rows, limit, now);
-            self.queue.extend(numbers.into_iter().map(|number| Ticket { lane: index, epoch, number }));
+            self.queue.extend(numbers.into_iter().map(|number| Ticket { lane: index, tenure, number }));
         }
     }
 
@@ -347,7 +366,7 @@ impl Relay {
 
     /// Takes in what became of a row.
     fn take(&mut self, report: Report) -> Result<()> {
-        let Report { ticket: Ticket { lane: index, epoch, number }, client, result } = report;
+        let Report { ticket: Ticket { lane: index, tenure, number }, client, result } = report;
         self.submitted -= 1;
         if let Err(error) = &result
             && error.kind() == ErrorKind::ClientFailed
@@ -358,14 +377,14 @@ impl Relay {
             self.client += 1;
         }
         // Of a lane that was lost, even if it was won again since, the new lease starts from what was saved.
-        let Some(lane) = self.lanes.get_mut(&index).filter(|lane| lane.epoch == epoch) else {
+        let Some(lane) = self.lanes.get_mut(&index).filter(|lane| lane.tenure == tenure) else {
             return Ok(());
         };
         lane.submitted -= 1;
         match result {
             Ok(_) => {
                 let freed = lane.delivered(number, Instant::now());
-                self.queue.extend(freed.into_iter().map(|number| Ticket { lane: index, epoch, number }));
+                self.queue.extend(freed.into_iter().map(|number| Ticket { lane: index, tenure, number }));
                 self.fallback.spills.settle_below(index, lane.floor());
                 self.fallback.advance.made();
             }
@@ -381,8 +400,8 @@ impl Relay {
     fn retry_stuck(&mut self) {
         let now = Instant::now();
         for (index, lane) in &mut self.lanes {
-            let epoch = lane.epoch;
-            self.queue.extend(lane.due(now).into_iter().map(|number| Ticket { lane: *index, epoch, number }));
+            let tenure = lane.tenure;
+            self.queue.extend(lane.due(now).into_iter().map(|number| Ticket { lane: *index, tenure, number }));
         }
     }
 
@@ -392,8 +411,8 @@ impl Relay {
             return Ok(());
         }
         while let Some(ticket) = self.queue.pop_front() {
-            let Ticket { lane: index, epoch, number } = ticket;
-            let Some(lane) = self.lanes.get_mut(&index).filter(|lane| lane.epoch == epoch) else { continue };
+            let Ticket { lane: index, tenure, number } = ticket;
+            let Some(lane) = self.lanes.get_mut(&index).filter(|lane| lane.tenure == tenure) else { continue };
             if !lane.may_submit(number, Instant::now()) {
                 continue;
             }
@@ -494,21 +513,64 @@ impl Relay {
         }
     }
 
-    /// The lanes of which more rows may be read.
-    fn readable(&self) -> impl Iterator<Item = (u16, &Lane)> {
+    /// Whether there is no room for more rows.
+    fn is_full(&self) -> bool {
         let rows: usize = self.lanes.values().map(Lane::len).sum();
         let bytes: usize = self.lanes.values().map(Lane::bytes).sum();
-        let full = rows >= WINDOW_ROWS || bytes >= WINDOW_BYTES;
+        rows >= WINDOW_ROWS || bytes >= WINDOW_BYTES
+    }
+
+    /// The lanes of which more rows may be read.
+    fn readable(&self) -> impl Iterator<Item = (u16, &Lane)> {
+        let full = self.is_full();
         let lanes = self.lanes.iter().map(|(index, lane)| (*index, lane));
-        lanes.filter(move |(_, lane)| !full && !lane.leaving && lane.len() < LANE_ROWS && lane.bytes() < LANE_BYTES)
+        lanes.filter(move |(_, lane)| !full && may_read(lane))
+    }
+
+    /// Takes in the rows that were handed over, as far as they can't overtake anything; the others are read. Says whether
+    /// there are some of lanes that this relay does not have.
+    fn take_handed(&mut self) -> bool {
+        let handed = self.fallback.handed.take();
+        let (mut elsewhere, now) = (handed.elsewhere, Instant::now());
+        for row in handed.rows {
+            let (full, index) = (self.is_full(), row.lane);
+            let Some(lane) = self.lanes.get_mut(&index) else {
+                elsewhere = true;
+                continue;
+            };
+            // In another life of the database its number may be that of another row.
+            let may_take = !full && may_read(lane) && row.life == self.life;
+            if may_take && lane.hand(Arc::unwrap_or_clone(row).into_stored()) {
+                self.queue_handed(index);
+            } else {
+                self.poll.hint(now);
+            }
+        }
+        elsewhere
+    }
+
+    /// Queues the rows of a lane that were handed over and have nothing missing before them.
+    fn queue_handed(&mut self, index: u16) {
+        let Some(lane) = self.lanes.get_mut(&index) else { return };
+        while let Some(row) = lane.next_handed() {
+            let number = row.sequence;
+            if lane.add(row) {
+                self.queue.push_back(Ticket { lane: index, tenure: lane.tenure, number });
+            }
+        }
+        lane.is_behind &= self.fallback.spills.last(index) >= lane.cursor.first_unknown();
+        self.fallback.spills.settle_below(index, lane.floor());
+        if lane.has_early() {
+            self.poll.hint_within(Instant::now(), NEXT_WITHIN);
+        }
     }
 
     /// Begins to read a page, if there is room for one.
-    fn read(&mut self) -> Option<Reading> {
-        let (mut holes, mut epochs) = (Vec::new(), Vec::new());
+    fn read(&mut self) -> Aside<Answer> {
+        let (mut holes, mut tenures) = (Vec::new(), Vec::new());
         for (index, lane) in self.readable() {
             holes.extend(lane.cursor.holes(index));
-            epochs.resize(holes.len(), lane.epoch);
+            tenures.resize(holes.len(), lane.tenure);
         }
         if holes.is_empty() {
             return None;
@@ -518,14 +580,14 @@ impl Relay {
         let (outbox, ended) = (Arc::clone(&self.outbox), self.witnesses.ended());
         Some(Box::pin(async move {
             let page = outbox.page(&holes, limits).await;
-            Answer { holes, epochs, limits, ended, page }
+            Answer { holes, tenures, limits, ended, page }
         }))
     }
 
     /// Takes in a page.
     fn look(&mut self, answer: Answer) {
         let now = Instant::now();
-        let Answer { holes, epochs, limits, ended, page } = answer;
+        let Answer { holes, tenures, limits, ended, page } = answer;
         let Page { mut rows, horizon, life } = match page {
             Ok(page) => page,
             Err(error) => {
@@ -544,31 +606,40 @@ impl Relay {
         let mut rows = rows.into_iter().peekable();
         let mut cut_lane = None;
         // Holes come lane by lane and in order, as `Cursor::holes` lists them.
-        for (hole, epoch) in holes.into_iter().zip(epochs) {
+        for (hole, tenure) in holes.into_iter().zip(tenures) {
             let mut found: Vec<StoredRow> = Vec::new();
             while let Some(row) = rows.next_if(|row| row.lane == hole.lane && row.sequence < hole.high) {
                 found.push(row);
             }
             // Behind a hole that was cut there are rows, perhaps of the same keys, that this page does not have: what it
             // has of the lane's later holes would overtake them.
-            let lane = self.lanes.get_mut(&hole.lane).filter(|lane| lane.epoch == epoch);
+            let lane = self.lanes.get_mut(&hole.lane).filter(|lane| lane.tenure == tenure);
             let Some(lane) = lane.filter(|_| cut_lane != Some(hole.lane)) else { continue };
             let numbers: Vec<_> = found.iter().map(|row| row.sequence).collect();
             let cut = limits.are_reached(&found);
-            if !lane.cursor.look(&Look { hole, numbers: &numbers, cut, horizon, ended }) {
-                continue;
-            }
+            let new = lane.cursor.look(&Look { hole, numbers: &numbers, cut, horizon, ended });
+            let Some(new) = new else { continue };
             if cut {
                 cut_lane = Some(hole.lane);
             } else if hole.high == i64::MAX {
-                lane.is_behind = numbers.is_empty() && self.fallback.spills.last(hole.lane) >= hole.low;
+                let spills = &self.fallback.spills;
+                let is_missing = numbers.is_empty() && spills.last(hole.lane) >= new;
+                // One that is to be handed over has its time.
+                let is_late = is_missing && lane.misses(new, now) >= HANDED_WITHIN;
+                lane.is_behind = is_late || (is_missing && spills.expected(hole.lane) >= new);
+                if is_missing {
+                    self.poll.hint_within(now, HANDED_WITHIN);
+                }
             }
             self.fallback.spills.settle_below(hole.lane, lane.floor());
-            for row in found {
+            for row in found.into_iter().filter(|row| row.sequence >= new) {
                 let number = row.sequence;
                 if lane.add(row) {
-                    self.queue.push_back(Ticket { lane: hole.lane, epoch, number });
+                    self.queue.push_back(Ticket { lane: hole.lane, tenure, number });
                 }
+            }
+            if lane.has_early() {
+                self.queue_handed(hole.lane);
             }
         }
         if self.lanes.values().all(|lane| lane.len() == 0) {
@@ -607,6 +678,7 @@ impl Relay {
         }
         self.save(true).await;
         self.fallback.spills.relay_here(|_| false);
+        self.fallback.handed.take();
         within(self.outbox.release(self.id, &[], true)).await;
         Ok(())
     }
@@ -627,10 +699,15 @@ fn is_sound(lease: &Lease) -> bool {
     lease.last >= highest
 }
 
-/// The page that is being read; for ever, if none is.
-async fn answer(reading: &mut Option<Reading>) -> Answer {
-    match reading {
-        Some(reading) => reading.await,
+/// Whether more rows of the lane may be read, as far as it alone is concerned.
+fn may_read(lane: &Lane) -> bool {
+    !lane.leaving && lane.len() < LANE_ROWS && lane.bytes() < LANE_BYTES
+}
+
+/// What is done aside yields; for ever, if nothing is.
+async fn done<T>(aside: &mut Aside<T>) -> T {
+    match aside {
+        Some(aside) => aside.await,
         None => std::future::pending().await,
     }
 }

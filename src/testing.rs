@@ -40,7 +40,7 @@ pub use crate::transport::memory::MemoryTransport;
 pub struct MockEmitter {
     catalog: Catalog,
     state: Mutex<State>,
-    /// Told when an event was recorded.
+    /// Told when an event was recorded, or its commit.
     recorded: Notify,
 }
 
@@ -59,8 +59,10 @@ pub struct Emission {
     pub event_id: EventId,
     /// What was asked for.
     pub request: EmitRequest,
-    /// Whether it was emitted in a transaction. Whether that committed the mock does not know.
+    /// Whether it was emitted in a transaction. Whether that committed the mock does not know, unless it is told.
     pub in_transaction: bool,
+    /// Whether its receipt was given to [`Emitter::committed`].
+    pub is_committed: bool,
 }
 
 impl MockEmitter {
@@ -198,7 +200,7 @@ impl MockEmitter {
         }
         let accept = |request: EmitRequest| {
             let (_, event) = self.catalog.accept(request.clone())?;
-            Ok(Emission { event_id: event.id, request, in_transaction })
+            Ok(Emission { event_id: event.id, request, in_transaction, is_committed: false })
         };
         let emissions = requests.into_iter().map(accept).collect::<Result<Vec<_>>>()?;
         if let Some(kind) = state.failure {
@@ -215,7 +217,7 @@ impl MockEmitter {
             } else {
                 Outcome::Published { topic: "mock".into(), partition: 0, offset: number }
             };
-            Receipt { event_id: emission.event_id.clone(), outcome }
+            Receipt::new(emission.event_id.clone(), outcome)
         });
         let receipts = receipts.collect();
         state.emissions.extend(emissions);
@@ -241,6 +243,13 @@ impl Emitter for MockEmitter {
 
     fn append<'a>(&'a self, _: Tx<'a>, requests: Vec<EmitRequest>) -> BoxFuture<'a, Result<Vec<Receipt>>> {
         Box::pin(std::future::ready(self.record(requests, true)))
+    }
+
+    fn committed(&self, receipts: Vec<Receipt>) {
+        for emission in &mut self.lock().emissions {
+            emission.is_committed |= receipts.iter().any(|receipt| receipt.event_id == emission.event_id);
+        }
+        self.recorded.notify_waiters();
     }
 
     fn health(&self) -> BoxFuture<'_, Health> {

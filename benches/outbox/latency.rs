@@ -5,6 +5,8 @@
 //! as there is a record, but the figure still has the way to the consumer in it, beside that of the acknowledgement. What a
 //! bare client's records take, from send to consumer, is measured beside it: that much is broker, consumer and machine. The
 //! writer holds to a timetable, in transactions with one event each. All clocks are the machine's.
+//!
+//! The same of events that are handed over after the commit, and of direct ones, which count from their emit.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +16,7 @@ use std::time::Duration;
 
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 use sqlx::PgPool;
-use tidings::{EmitterExt, EventId, Producer};
+use tidings::{Emitter, EmitterExt, EventId, OutboxMode, PolicyOverride, Producer};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::child::Process;
@@ -78,6 +80,22 @@ pub(crate) async fn run(services: &Services, plan: &Plan, report: &mut Report) {
             report.add(&format!("latency_{rate}_p50_ms{suffix}"), quantile(&latencies, 50));
             report.add(&format!("latency_{rate}_p99_ms{suffix}"), quantile(&latencies, 99));
         }
+        // Direct ones last: they wait until the relay has settled all others.
+        for way in [Way::Journaled, Way::Direct] {
+            for rate in RATES {
+                let time = plan.latency_time + AWAKE;
+                let count = rate * usize::try_from(time.as_secs()).expect("it is some seconds");
+                let load = Load { first, count, rate };
+                first += count;
+                let mut begun = writer.clone().emit(load, way).await;
+                watcher.wait_for(first).await;
+                begun.retain(|(number, _)| *number >= load.first + rate);
+                let latencies = watcher.latencies(&begun);
+                let name = if way == Way::Direct { "direct" } else { "journaled" };
+                report.add(&format!("{name}_{rate}_p50_ms"), quantile(&latencies, 50));
+                report.add(&format!("{name}_{rate}_p99_ms"), quantile(&latencies, 99));
+            }
+        }
         for remote in [false, true] {
             sleep(ASLEEP).await;
             let committed = store(&world, &writer, Load { first, count: 1, rate: 1 }, remote).await;
@@ -91,7 +109,9 @@ pub(crate) async fn run(services: &Services, plan: &Plan, report: &mut Report) {
         drop(writer);
         world.close().await;
     }
-    report.print("latency_");
+    for part in ["latency_", "journaled_", "direct_"] {
+        report.print(part);
+    }
 }
 
 /// Stores events, by a writer in this process or another. Yields when each was committed.
@@ -168,6 +188,17 @@ fn parse(lines: &str) -> Vec<(usize, i64)> {
     lines.lines().map(|text| line(text).expect("the child has written a number and a time")).collect()
 }
 
+/// How an event is emitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// In a transaction; the relay reads it.
+    Stored,
+    /// In a transaction, and handed over after the commit.
+    Journaled,
+    /// Without the outbox.
+    Direct,
+}
+
 /// Stores events by a timetable.
 #[derive(Debug, Clone)]
 pub(crate) struct Writer {
@@ -183,6 +214,11 @@ impl Writer {
 
     /// Yields when each event was committed.
     pub(crate) async fn write(self, load: Load) -> Vec<(usize, i64)> {
+        self.emit(load, Way::Stored).await
+    }
+
+    /// Yields when each event was committed, or, if there is nothing to commit, when its emit began.
+    async fn emit(self, load: Load, way: Way) -> Vec<(usize, i64)> {
         let start = Instant::now();
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
@@ -192,7 +228,7 @@ impl Writer {
                     for number in (load.first..load.first + load.count).filter(|number| number % WRITERS == writer) {
                         let after = (number - load.first) as f64 / load.rate as f64;
                         sleep_until(start + Duration::from_secs_f64(after)).await;
-                        committed.push((number, this.store(number).await));
+                        committed.push((number, this.emit_one(number, way).await));
                     }
                     committed
                 })
@@ -205,11 +241,19 @@ impl Writer {
         committed
     }
 
-    /// Stores an event in a transaction of its own. Yields when that was committed.
-    async fn store(&self, number: usize) -> i64 {
+    /// Emits an event, if it is stored in a transaction of its own. Yields when that was committed, or else when it began.
+    async fn emit_one(&self, number: usize, way: Way) -> i64 {
+        if way == Way::Direct {
+            let begun = now();
+            self.producer.emit(events::request(number)).await.expect("the broker takes every event");
+            return begun;
+        }
+        let journaled = PolicyOverride::default().with_outbox(OutboxMode::Journaled);
+        let request = events::request(number);
+        let request = if way == Way::Journaled { request.policy(journaled) } else { request };
         let mut tx = self.pool.begin().await.expect("the database answers");
-        self.producer.emit_in(&mut tx, events::request(number)).await.expect("the outbox takes every event");
-        tx.commit().await.expect("the database answers");
+        let receipt = self.producer.emit_in(&mut tx, request).await.expect("the outbox takes every event");
+        self.producer.commit(tx, receipt).await.expect("the database answers");
         now()
     }
 }

@@ -44,7 +44,7 @@ impl NoopEmitter {
             return Err(closed());
         }
         let (_, event) = self.catalog.accept(request)?;
-        Ok(Receipt { event_id: event.id, outcome: Outcome::Disabled })
+        Ok(Receipt::new(event.id, Outcome::Disabled))
     }
 }
 
@@ -65,6 +65,8 @@ impl Emitter for NoopEmitter {
     fn append<'a>(&'a self, _: Tx<'a>, requests: Vec<EmitRequest>) -> BoxFuture<'a, Result<Vec<Receipt>>> {
         Box::pin(std::future::ready(requests.into_iter().map(|request| self.accept(request)).collect()))
     }
+
+    fn committed(&self, _: Vec<Receipt>) {}
 
     fn health(&self) -> BoxFuture<'_, Health> {
         let closed = self.closed.load(Ordering::Acquire);

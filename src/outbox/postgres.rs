@@ -118,7 +118,7 @@ pub(crate) const APPEND: &str = "
     from unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[])
          with ordinality as e(lane, id, definition, topic, key, headers, payload, n)
     order by n
-    returning seq";
+    returning seq, tidings.life()";
 
 /// As [`APPEND`], but leaves out the rows of which there is one with the same event id already, and says so. Not for every
 /// outbox: PostgreSQL writes an insert that may conflict in two steps.
@@ -132,7 +132,7 @@ const APPEND_NEW: &str = "
       select lane, seq, id, definition, topic, key, headers, payload, $8 from e order by n
       on conflict do nothing
       returning lane, seq)
-    select added.seq from e left join added using (lane, seq) order by n";
+    select added.seq, tidings.life() from e left join added using (lane, seq) order by n";
 
 /// The numbers of rows by their event ids. None of one in another lane: that is another event.
 const FIND: &str = "
@@ -413,12 +413,13 @@ impl PostgresOutbox {
         if !self.knows_ids.load(Ordering::Relaxed) {
             let appended =
                 append(&self.schema.sql(APPEND), lanes, rows).persistent(persistent).fetch_all(connection).await?;
-            return appended.iter().map(|row| row.try_get(0).map(Appended::new)).collect();
+            return appended.iter().map(|row| Ok(Appended::new(row.try_get(0)?, row.try_get(1)?))).collect();
         }
         let sql = self.schema.sql(APPEND_NEW);
         let appended = append(&sql, lanes, rows).persistent(persistent).fetch_all(&mut *connection).await?;
-        let numbers: Vec<Option<i64>> = appended.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<_>>()?;
-        let there = rows.iter().zip(&numbers).filter(|(_, number)| number.is_none()).map(|(row, _)| row);
+        let numbers: Vec<(Option<i64>, i64)> =
+            appended.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<sqlx::Result<_>>()?;
+        let there = rows.iter().zip(&numbers).filter(|(_, (number, _))| number.is_none()).map(|(row, _)| row);
         let (lanes, ids): (Vec<_>, Vec<_>) = there.map(|row| (lane_number(row.lane), row.event_id.to_string())).unzip();
         let mut found = Vec::new().into_iter();
         if !ids.is_empty() {
@@ -433,9 +434,9 @@ impl PostgresOutbox {
         }
         let another = || sqlx::Error::InvalidArgument("another event of this id is in the outbox".to_owned());
         let mut find = || found.next().flatten().ok_or_else(another);
-        let appended = |number: Option<i64>| match number {
-            Some(number) => Ok(Appended::new(number)),
-            None => find().map(|sequence| Appended { sequence, is_new: false }),
+        let appended = |(number, life): (Option<i64>, i64)| match number {
+            Some(number) => Ok(Appended::new(number, life)),
+            None => find().map(|sequence| Appended { sequence, is_new: false, life }),
         };
         numbers.into_iter().map(appended).collect()
     }
@@ -533,7 +534,7 @@ async fn alive(pool: &PgPool) -> sqlx::Result<PoolConnection<Postgres>> {
     tokio::time::timeout(STATEMENT_TIMEOUT, look).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
-/// The statement that appends these rows, and yields their numbers in its first column.
+/// The statement that appends these rows, and yields their numbers in its first column, and the life of the database.
 pub(crate) fn append<'q>(statement: &'q str, lanes: Lanes, rows: &'q [Row]) -> Query<'q, Postgres, PgArguments> {
     let keys = rows.iter().map(|row| String::from_utf8_lossy(&row.record.key)).collect::<Vec<_>>();
     sqlx::query(statement)

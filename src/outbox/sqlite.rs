@@ -241,7 +241,7 @@ pub(crate) async fn append(connection: &mut SqliteConnection, rows: &[Row]) -> s
             .bind(envelope::VERSION)
             .fetch_one(&mut *connection)
             .await?;
-        appended.push(Appended::new(number));
+        appended.push(Appended::new(number, 0));
     }
     Ok(appended)
 }

@@ -5,6 +5,8 @@ use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EmitRequest;
 use crate::outbox::Row;
+use crate::policy::DeliveryPolicy;
+use crate::relay::Journaled;
 use crate::tx::Tx;
 
 impl Producer {
@@ -21,7 +23,7 @@ impl Producer {
             let enabled = resolved.iter().filter(|resolved| resolved.policy.enabled());
             limits.check_all(enabled.filter_map(|resolved| resolved.tenant.as_ref()))?;
         }
-        let ids: Vec<_> = resolved.iter().map(|resolved| (resolved.id.clone(), resolved.policy.enabled())).collect();
+        let fates: Vec<_> = resolved.iter().map(|resolved| (resolved.id.clone(), resolved.policy)).collect();
         let enabled = resolved.into_iter().filter(|resolved| resolved.policy.enabled());
         let lanes = fallback.lanes();
         let rows: Vec<_> = enabled.map(|resolved| Row::new(resolved, lanes)).collect();
@@ -39,20 +41,26 @@ impl Producer {
                 appended => appended?,
             },
         };
-        for ((row, appended), known) in rows.iter().zip(&appended).zip(known) {
+        let journaled = fates.iter().filter(|(_, policy)| policy.enabled()).map(|(_, policy)| policy.is_journaled());
+        for (((row, appended), known), is_journaled) in rows.iter().zip(&appended).zip(known).zip(journaled) {
             // Spilled already before the commit: no direct event of the key may come in between.
-            fallback.spill(row.lane, *appended, known).await?;
+            fallback.spill(row.lane, *appended, known, is_journaled).await?;
         }
-        let mut stored = rows.iter().zip(appended);
-        let receipt = |(event_id, enabled)| {
-            let row = if enabled { stored.next() } else { None };
-            let outcome = row.map_or(Outcome::Disabled, |(row, appended)| Outcome::Stored {
-                lane: row.lane,
-                sequence: appended.sequence,
-                reason: StoredReason::Transaction,
-            });
-            Receipt { event_id, outcome }
+        let mut stored = rows.into_iter().zip(appended);
+        let receipt = |(event_id, policy): (_, DeliveryPolicy)| {
+            let row = if policy.enabled() { stored.next() } else { None };
+            let Some((row, appended)) = row else { return Receipt::new(event_id, Outcome::Disabled) };
+            let (lane, sequence, reason) = (row.lane, appended.sequence, StoredReason::Transaction);
+            let receipt = Receipt::new(event_id, Outcome::Stored { lane, sequence, reason });
+            if policy.is_journaled() { receipt.with_row(Journaled::new(row, appended)) } else { receipt }
         };
-        Ok(ids.into_iter().map(receipt).collect())
+        Ok(fates.into_iter().map(receipt).collect())
+    }
+
+    /// Hands the rows of these receipts over to the relay.
+    pub(super) fn hand_over(&self, receipts: Vec<Receipt>) {
+        if let Some(fallback) = &self.0.fallback {
+            receipts.into_iter().filter_map(Receipt::into_row).for_each(|row| fallback.hand_over(row));
+        }
     }
 }

@@ -29,7 +29,7 @@ impl Shared {
     pub(super) async fn deliver(&self, resolved: Resolved, deadline: Instant) -> Result<Receipt> {
         let policy = resolved.policy;
         if !policy.enabled() {
-            return Ok(Receipt { event_id: resolved.id, outcome: Outcome::Disabled });
+            return Ok(Receipt::new(resolved.id, Outcome::Disabled));
         }
         if let (Some(limits), Some(tenant)) = (&self.tenant_limits, &resolved.tenant) {
             limits.check(tenant).map_err(|error| error.with_event_id(resolved.id.clone()))?;
@@ -193,5 +193,5 @@ async fn wait<T>(
 
 fn published(resolved: Resolved, delivery: Delivery) -> Receipt {
     let Delivery { partition, offset } = delivery;
-    Receipt { event_id: resolved.id, outcome: Outcome::Published { topic: resolved.record.topic, partition, offset } }
+    Receipt::new(resolved.id, Outcome::Published { topic: resolved.record.topic, partition, offset })
 }

@@ -13,6 +13,7 @@ use crate::catalog::compiled::Resolved;
 use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outbox::{Appended, Lanes, Outbox, Row, lane};
+use crate::relay::{Handed, Journaled};
 
 /// The outbox of a producer, and which of its lanes are spilled.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct Fallback {
     pub(crate) spills: Spills,
     /// When a relay of this producer last got somewhere.
     pub(crate) advance: Advance,
+    /// Rows on their way to the relay of this producer.
+    pub(crate) handed: Handed,
     /// How many lanes there are, as far as is known.
     layout: AtomicI64,
     /// Held while they are counted anew.
@@ -56,8 +59,16 @@ impl Fallback {
         spills.start_from(&outbox.heads().await?);
         let layout = outbox.lanes().await?.layout().into();
         let now = || Mutex::new(Instant::now());
-        let (counting, looked_up, woke) = (Mutex::default(), now(), now());
-        Ok(Self { outbox, spills, advance: Advance::new(), layout, counting, looked_up, woke })
+        Ok(Self {
+            outbox,
+            spills,
+            advance: Advance::new(),
+            handed: Handed::default(),
+            layout,
+            counting: Mutex::default(),
+            looked_up: now(),
+            woke: now(),
+        })
     }
 
     /// How many lanes there are, as far as is known. Whoever appends is refused if it is not so any more. Whoever does not
@@ -114,24 +125,36 @@ impl Fallback {
 
     /// Stores an event. Once this has returned, later events of the lane see that it is spilled.
     pub(crate) async fn store(&self, resolved: Resolved, reason: StoredReason, deadline: Instant) -> Result<Receipt> {
-        let lanes = self.lanes();
+        let (lanes, is_journaled) = (self.lanes(), resolved.policy.is_journaled());
         let mut row = Row::new(resolved, lanes);
         let appended = self.append(lanes, &mut row, deadline).await;
         let (appended, known) = appended.map_err(|error| error.with_event_id(row.event_id.clone()))?;
         let lane = row.lane;
-        self.spill(lane, appended, known).await.map_err(|error| {
+        self.spill(lane, appended, known, is_journaled).await.map_err(|error| {
             let may_be_relayed = error.kind() == ErrorKind::Storage;
             error.or_ambiguous(may_be_relayed).with_event_id(row.event_id.clone())
         })?;
+        let outcome = Outcome::Stored { lane, sequence: appended.sequence, reason };
+        let receipt = Receipt::new(row.event_id.clone(), outcome);
         if !self.spills.is_relayed_here(lane) {
             self.wake_others().await;
+        } else if is_journaled && let Some(row) = Journaled::new(row, appended) {
+            self.handed.push(row);
         }
-        let outcome = Outcome::Stored { lane, sequence: appended.sequence, reason };
-        Ok(Receipt { event_id: row.event_id, outcome })
+        Ok(receipt)
+    }
+
+    /// Hands a committed row over to the relay of this producer, or has it wake the one that has the lane.
+    pub(crate) fn hand_over(&self, row: Arc<Journaled>) {
+        if self.spills.is_relayed_here(row.lane) {
+            self.handed.push(row);
+        } else {
+            self.handed.tell_others();
+        }
     }
 
     /// Tells relays elsewhere that there are rows, unless they were told a moment ago: then they are looking anyway.
-    async fn wake_others(&self) {
+    pub(crate) async fn wake_others(&self) {
         let Ok(mut woke) = self.woke.try_lock() else { return };
         if woke.elapsed() >= WAKE_EVERY {
             *woke = Instant::now();
@@ -148,14 +171,20 @@ impl Fallback {
     }
 
     /// Says that an event of the lane is in the outbox, or will be. `known` is what was known of the lane before it was appended:
-    /// a number below that floor was given out before. That is right if the whole database is an older one.
+    /// a number below that floor was given out before. That is right if the whole database is an older one. A relay looks for
+    /// it at once, or a little later if it is handed over after the commit.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Schema`] if the sequence alone was set back: the relay takes the event for delivered.
-    pub(crate) async fn spill(&self, lane: u16, appended: Appended, known: Known) -> Result<()> {
-        let Appended { sequence: number, is_new } = appended;
+    pub(crate) async fn spill(&self, lane: u16, appended: Appended, known: Known, is_journaled: bool) -> Result<()> {
+        let Appended { sequence: number, is_new, .. } = appended;
         self.spills.spill(lane, number);
+        if is_journaled {
+            self.spills.announce();
+        } else {
+            self.spills.expect(lane, number);
+        }
         // One that was there already may have been delivered long ago.
         if number >= known.floor || !is_new {
             return Ok(());

@@ -15,8 +15,10 @@ use crate::outbox::{Head, Lanes};
 pub(crate) struct Spills {
     /// As many as there can be, whatever the number of lanes is at the moment.
     lanes: Box<[Lane]>,
-    /// Told when a lane was spilled: there is, or will be, something to relay.
+    /// Told when there is, or will be, something to relay.
     spilled: Notify,
+    /// The same, of rows that are handed over once they are committed.
+    announced: Notify,
     /// Told when a floor rose.
     settled: Notify,
 }
@@ -25,6 +27,8 @@ pub(crate) struct Spills {
 struct Lane {
     last: AtomicI64,
     floor: AtomicI64,
+    /// The highest number of a row that the relay has to read, since nobody hands it over.
+    unread: AtomicI64,
     /// The life of the database that the floor is of.
     life: AtomicI64,
     /// Counts the numbers that were given out; held while `last` changes.
@@ -60,13 +64,19 @@ impl Spills {
         let lane = || Lane {
             last: AtomicI64::new(0),
             floor: AtomicI64::new(1),
+            unread: AtomicI64::new(0),
             life: AtomicI64::new(0),
             draws: Mutex::default(),
             relayed_here: AtomicBool::new(false),
             detours: AtomicU32::new(0),
             patience: AtomicU32::new(PATIENCE),
         };
-        Self { lanes: (0..Lanes::MAX).map(|_| lane()).collect(), spilled: Notify::new(), settled: Notify::new() }
+        Self {
+            lanes: (0..Lanes::MAX).map(|_| lane()).collect(),
+            spilled: Notify::new(),
+            announced: Notify::new(),
+            settled: Notify::new(),
+        }
     }
 
     /// Whether a direct event of the lane could overtake one in the outbox.
@@ -80,12 +90,9 @@ impl Spills {
     /// Says that the lane has an event of this number, committed or to be.
     pub(crate) fn spill(&self, lane: u16, number: i64) {
         let lane = &self.lanes[usize::from(lane)];
-        {
-            let mut draws = lane.draws.lock().unwrap_or_else(PoisonError::into_inner);
-            *draws += 1;
-            lane.last.fetch_max(number, Ordering::SeqCst);
-        }
-        self.spilled.notify_one();
+        let mut draws = lane.draws.lock().unwrap_or_else(PoisonError::into_inner);
+        *draws += 1;
+        lane.last.fetch_max(number, Ordering::SeqCst);
     }
 
     /// What is known of the lane now.
@@ -122,6 +129,22 @@ impl Spills {
     /// Has the relay look for rows.
     pub(crate) fn wake(&self) {
         self.spilled.notify_one();
+    }
+
+    /// Has the relay look for the row of this number, until it shows.
+    pub(crate) fn expect(&self, lane: u16, number: i64) {
+        self.lanes[usize::from(lane)].unread.fetch_max(number, Ordering::SeqCst);
+        self.spilled.notify_one();
+    }
+
+    /// The highest number that the relay is to look for until it shows.
+    pub(crate) fn expected(&self, lane: u16) -> i64 {
+        self.lanes[usize::from(lane)].unread.load(Ordering::SeqCst)
+    }
+
+    /// Has the relay look for rows a little later: they are handed over by then, or never.
+    pub(crate) fn announce(&self) {
+        self.announced.notify_one();
     }
 
     /// Says that all numbers of the lane below `floor` are settled.
@@ -190,9 +213,14 @@ impl Spills {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |patience| Some((patience * 2).min(MOST_PATIENCE)));
     }
 
-    /// Completes when a lane is spilled, or was since it last did.
+    /// Completes when the relay is [woken](Self::wake), or was since it last did.
     pub(crate) async fn wait_for_spill(&self) {
         self.spilled.notified().await;
+    }
+
+    /// Completes when rows are [announced](Self::announce), or were since it last did.
+    pub(crate) async fn wait_for_announcement(&self) {
+        self.announced.notified().await;
     }
 
     /// Completes when the floor of a lane rises after this call.

@@ -48,7 +48,7 @@ async fn an_acknowledged_event_is_published_where_the_broker_says() {
     let id = EventId::new();
     let receipt = producer(broker).await.emit(request().id(id.clone())).await.unwrap();
     let outcome = Outcome::Published { topic: "events.order.created".into(), partition: 3, offset: 7 };
-    assert_eq!(receipt, Receipt { event_id: id, outcome });
+    assert_eq!(receipt, Receipt::new(id, outcome));
 }
 
 #[tokio::test]

@@ -64,16 +64,42 @@ impl Cursor {
         gaps.chain(std::iter::once(Hole { lane, low: self.read_to, high: i64::MAX }))
     }
 
-    /// Takes in what a page has shown of one of the [`holes`](Self::holes) that were listed last. Numbers that are proven
-    /// dead by it are settled. False if the hole is another one by now, since a number was [expected](Self::expect) meanwhile:
-    /// the next page shows its rows again.
+    /// The lowest number that is neither settled nor read.
+    pub(crate) fn first_unknown(&self) -> i64 {
+        self.gaps.first().map_or(self.read_to, |gap| gap.low)
+    }
+
+    /// Whether the number is settled or read.
+    pub(crate) fn knows(&self, number: i64) -> bool {
+        number < self.read_to && !self.gaps.iter().any(|gap| (gap.low..gap.high).contains(&number))
+    }
+
+    /// Takes in a number that is known to be there without a page. Only the [first unknown](Self::first_unknown) one: of what is
+    /// missing before another, some may be of the same key, and it would overtake them.
     #[must_use]
-    pub(crate) fn look(&mut self, look: &Look<'_>) -> bool {
-        if look.hole.low == self.read_to {
-            self.read_head(look.numbers);
-            return true;
+    pub(crate) fn take(&mut self, number: i64) -> bool {
+        if number != self.first_unknown() {
+            return false;
         }
-        self.read_gap(look)
+        match self.gaps.first_mut() {
+            None => self.read_to += 1,
+            Some(gap) => {
+                gap.low += 1;
+                if gap.low == gap.high {
+                    self.gaps.remove(0);
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes in what a page has shown of one of the [`holes`](Self::holes) that were listed last. Numbers that are proven
+    /// dead by it are settled. Yields from which number on its rows are new: those before were [taken](Self::take) meanwhile.
+    /// None if all are, or the hole is another one by now, since a number was [expected](Self::expect): then the next page
+    /// shows its rows again.
+    #[must_use]
+    pub(crate) fn look(&mut self, look: &Look<'_>) -> Option<i64> {
+        if look.hole.high == i64::MAX { self.read_head(look) } else { self.read_gap(look) }
     }
 
     /// Takes in that this number was drawn: it shows, or is a gap to be proven dead, even if no higher one ever shows.
@@ -84,28 +110,35 @@ impl Cursor {
         }
     }
 
-    fn read_head(&mut self, numbers: &[i64]) {
-        for number in numbers.iter().copied() {
+    fn read_head(&mut self, look: &Look<'_>) -> Option<i64> {
+        if self.gaps.last().is_some_and(|gap| gap.high > look.hole.low) {
+            return None;
+        }
+        let new = self.read_to;
+        for number in look.numbers.iter().copied().filter(|number| *number >= new) {
             if number > self.read_to {
                 self.gaps.push(Gap { low: self.read_to, high: number, mark: None, witnesses: None });
             }
             self.read_to = number + 1;
         }
+        Some(new)
     }
 
-    fn read_gap(&mut self, look: &Look<'_>) -> bool {
-        let gap = self.gaps.iter().position(|gap| gap.low == look.hole.low && gap.high == look.hole.high);
-        let Some(index) = gap else { return false };
+    fn read_gap(&mut self, look: &Look<'_>) -> Option<i64> {
+        // Its first numbers may have been taken meanwhile; its end stays where it is.
+        let index = self.gaps.iter().position(|gap| gap.high == look.hole.high)?;
         let gap = self.gaps.remove(index);
         // Beyond this the page did not look.
         let looked_to = match look.numbers.last() {
-            Some(last) if look.cut => last + 1,
+            Some(last) if look.cut => gap.low.max(last + 1),
             _ => gap.high,
         };
         let dead = gap.mark.is_some_and(|mark| mark <= look.horizon)
             || gap.witnesses.is_some_and(|witnesses| witnesses <= look.ended);
         let mut missing = RangeSet::new();
-        missing.insert(gap.low..looked_to);
+        if gap.low < looked_to {
+            missing.insert(gap.low..looked_to);
+        }
         for number in look.numbers {
             missing.remove(*number..number + 1);
         }
@@ -121,7 +154,7 @@ impl Cursor {
             left.push(Gap { low: looked_to, ..gap });
         }
         self.gaps.splice(index..index, left);
-        true
+        Some(gap.low)
     }
 
     /// Settles the numbers of a range.
@@ -193,7 +226,7 @@ mod tests {
         for hole in holes {
             let numbers: Vec<_> = there.range(hole.low..hole.high).copied().take(limit).collect();
             let cut = numbers.len() == limit;
-            assert!(cursor.look(&Look { hole, numbers: &numbers, cut, horizon, ended }));
+            assert_eq!(cursor.look(&Look { hole, numbers: &numbers, cut, horizon, ended }), Some(hole.low));
             seen.extend(numbers);
             if cut {
                 break;

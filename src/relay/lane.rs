@@ -23,6 +23,8 @@ const MAX_PARKED_BACKOFF: Duration = Duration::from_secs(300);
 
 /// How many keys of a lane may be parked. One more holds up the lane, until somebody looks at it.
 const MAX_PARKED_KEYS: usize = 1_000;
+/// How many rows of a lane that were handed over may wait for one before them: as many as there are transactions at once.
+const MAX_EARLY: usize = 64;
 /// How many held rows of a key are read at a time.
 pub(crate) const HELD_ROWS: usize = 500;
 /// The most that is kept of an error's text.
@@ -40,16 +42,23 @@ const MAX_ERROR_BYTES: usize = 4_096;
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) epoch: i64,
+    /// Told apart from every other time that this relay has had the lane: after its lease ran out it may get it back under the
+    /// same epoch, if nobody else asked for it.
+    pub(crate) tenure: u64,
     pub(crate) cursor: Cursor,
     /// Whether the lane goes to another relay, once nothing of it is in flight.
     pub(crate) leaving: bool,
-    /// Whether numbers that this process knows of did not show at the end of the last page.
+    /// Whether numbers that this process knows of did not show at the end of the last page, though they might have.
     pub(crate) is_behind: bool,
+    /// Which number behind the last one that was read is known of, and since when it does not show.
+    missing: Option<(i64, Instant)>,
     /// How many rows the transport has.
     pub(crate) submitted: usize,
     /// Read and not settled, by number.
     rows: BTreeMap<i64, Row>,
-    /// The bytes of those rows.
+    /// Handed over before one below them, which they wait for.
+    early: BTreeMap<i64, StoredRow>,
+    /// The bytes of all those rows.
     bytes: usize,
     stuck: HashMap<Bytes, Stuck>,
     parked: HashMap<Bytes, ParkedKey>,
@@ -113,7 +122,7 @@ pub(crate) struct Trial {
 
 impl Lane {
     /// A lane as it was left: these keys are parked.
-    pub(crate) fn new(epoch: i64, cursor: Cursor, parked: Vec<Parked>, now: Instant) -> Self {
+    pub(crate) fn new(epoch: i64, tenure: u64, cursor: Cursor, parked: Vec<Parked>, now: Instant) -> Self {
         let heads = parked.iter().map(|parked| parked.head).collect();
         let parked = parked.into_iter().map(|parked| {
             let state = State::Waiting(now + parked.retry_in);
@@ -121,11 +130,14 @@ impl Lane {
         });
         Self {
             epoch,
+            tenure,
             cursor,
             leaving: false,
             is_behind: false,
+            missing: None,
             submitted: 0,
             rows: BTreeMap::new(),
+            early: BTreeMap::new(),
             bytes: 0,
             stuck: HashMap::new(),
             parked: parked.collect(),
@@ -147,6 +159,51 @@ impl Lane {
         let in_flight = !self.stuck.contains_key(&row.key);
         self.insert(row, in_flight, false);
         in_flight
+    }
+
+    /// Takes in a row that was handed over, for [`next_handed`](Self::next_handed). Says whether it is worth to wait for those
+    /// before it: not if a page has not shown them either.
+    #[must_use]
+    pub(crate) fn hand(&mut self, row: StoredRow) -> bool {
+        let number = row.sequence;
+        if self.cursor.knows(number) || self.early.contains_key(&number) {
+            return true;
+        }
+        if number != self.cursor.first_unknown() && (self.cursor.has_gaps() || self.early.len() >= MAX_EARLY) {
+            return false;
+        }
+        self.bytes += row.bytes;
+        self.early.insert(number, row);
+        true
+    }
+
+    /// The next row that was handed over, unless one is missing before it. It is to be [added](Self::add).
+    pub(crate) fn next_handed(&mut self) -> Option<StoredRow> {
+        let (cursor, bytes) = (&self.cursor, &mut self.bytes);
+        self.early.retain(|number, row| {
+            let is_new = !cursor.knows(*number);
+            *bytes -= if is_new { 0 } else { row.bytes };
+            is_new
+        });
+        let first = self.early.first_entry()?;
+        if !self.cursor.take(*first.key()) {
+            return None;
+        }
+        let row = first.remove();
+        self.bytes -= row.bytes;
+        Some(row)
+    }
+
+    /// Takes in that this number is known of, and that no page has shown it. Says for how long.
+    pub(crate) fn misses(&mut self, number: i64, now: Instant) -> Duration {
+        let since = self.missing.filter(|(missing, _)| *missing == number).map_or(now, |(_, since)| since);
+        self.missing = Some((number, since));
+        now.saturating_duration_since(since)
+    }
+
+    /// Whether rows wait for one that was not handed over.
+    pub(crate) fn has_early(&self) -> bool {
+        !self.early.is_empty()
     }
 
     fn insert(&mut self, row: StoredRow, in_flight: bool, held: bool) {
@@ -440,7 +497,7 @@ impl Lane {
 
     /// How many rows are read and not settled.
     pub(crate) fn len(&self) -> usize {
-        self.rows.len()
+        self.rows.len() + self.early.len()
     }
 
     /// The bytes of those rows.

@@ -42,6 +42,11 @@ impl Poll {
         self.pause = SHORTEST;
     }
 
+    /// There is, or will be, a row that is handed over within this time, or never.
+    pub(crate) fn hint_within(&mut self, now: Instant, time: Duration) {
+        self.due_at = self.due_at.min(now + time);
+    }
+
     /// A page was read.
     pub(crate) fn read(&mut self, now: Instant, had_rows: bool) {
         self.read_at = now;

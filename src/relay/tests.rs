@@ -1,13 +1,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use bytes::Bytes;
+use proptest::prelude::*;
 use rangemap::RangeSet;
 use tokio::sync::{Notify, oneshot};
 
 use super::*;
 use crate::error::Error;
+use crate::event::EventId;
 use crate::outbox::{Appended, Head, HeldRow, Lanes, Progress, Row, Settled};
 use crate::policy::PoisonMode;
 use crate::transport::memory::MemoryTransport;
@@ -36,6 +38,7 @@ struct FakeOutbox {
     parked: Mutex<BTreeMap<Bytes, Parked>>,
     poison: Mutex<PoisonMode>,
     woken: Notify,
+    horizon: AtomicU64,
     /// Whether another relay wants the lane.
     wanted_elsewhere: AtomicBool,
     refuses: AtomicBool,
@@ -55,6 +58,7 @@ impl FakeOutbox {
             life: AtomicI64::new(1),
             writers: Mutex::default(),
             woken: Notify::new(),
+            horizon: AtomicU64::new(u64::MAX),
             wanted_elsewhere: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
             refuses_progress: AtomicBool::new(false),
@@ -121,7 +125,11 @@ impl Outbox for FakeOutbox {
         let limit = limits.rows.min(limits.bytes.div_ceil(ROW_BYTES)).try_into().unwrap();
         let of_hole = |hole: &Hole| rows.range(hole.low..hole.high).take(limit).collect::<Vec<_>>();
         let found = holes.iter().flat_map(of_hole).map(|(number, key)| row(*number, Bytes::from(key.clone())));
-        self.answer(Page { rows: found.collect(), horizon: u64::MAX, life: self.life.load(Ordering::SeqCst) })
+        self.answer(Page {
+            rows: found.collect(),
+            horizon: self.horizon.load(Ordering::SeqCst),
+            life: self.life.load(Ordering::SeqCst),
+        })
     }
 
     fn writers(&self) -> BoxFuture<'_, Result<Option<Vec<String>>>> {
@@ -186,7 +194,11 @@ async fn run(relay: Relay, done: impl AsyncFnOnce()) {
 
 /// Takes records, and says what became of them when it is told to.
 #[derive(Default)]
-struct SlowTransport(Mutex<Vec<OnDelivery>>);
+struct SlowTransport {
+    held: Mutex<Vec<OnDelivery>>,
+    /// The numbers of all records that it ever took, in order.
+    taken: Mutex<Vec<i64>>,
+}
 
 impl std::fmt::Debug for SlowTransport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -195,25 +207,30 @@ impl std::fmt::Debug for SlowTransport {
 }
 
 impl SlowTransport {
-    fn take(&self, on_delivery: OnDelivery) {
-        self.0.lock().unwrap().push(on_delivery);
+    fn take(&self, record: &Record, on_delivery: OnDelivery) {
+        self.taken.lock().unwrap().push(number(record));
+        self.held.lock().unwrap().push(on_delivery);
     }
 
     /// How many records it has.
     fn len(&self) -> usize {
-        self.0.lock().unwrap().len()
+        self.held.lock().unwrap().len()
+    }
+
+    fn taken(&self) -> Vec<i64> {
+        self.taken.lock().unwrap().clone()
     }
 
     fn deliver_all(&self) {
-        for on_delivery in std::mem::take(&mut *self.0.lock().unwrap()) {
+        for on_delivery in std::mem::take(&mut *self.held.lock().unwrap()) {
             on_delivery(Ok(Delivery { partition: 0, offset: 0 }));
         }
     }
 }
 
 impl Transport for SlowTransport {
-    fn submit(&self, _: &Record, on_delivery: OnDelivery) -> Result<(), QueueFull> {
-        self.take(on_delivery);
+    fn submit(&self, record: &Record, on_delivery: OnDelivery) -> Result<(), QueueFull> {
+        self.take(record, on_delivery);
         Ok(())
     }
 
@@ -261,9 +278,33 @@ async fn until(condition: impl Fn() -> bool + Send + Sync) {
     timeout(Duration::from_secs(600), met).await.expect("the condition is met in ten minutes");
 }
 
+fn number(record: &Record) -> i64 {
+    std::str::from_utf8(record.payload.as_deref().unwrap()).unwrap().parse().unwrap()
+}
+
 fn numbers(transport: &MemoryTransport) -> Vec<i64> {
-    let number = |record: Record| std::str::from_utf8(record.payload.as_deref().unwrap()).unwrap().parse().unwrap();
-    transport.records().into_iter().map(number).collect()
+    transport.records().iter().map(number).collect()
+}
+
+/// Has a process store and commit a row, and hand it over to the relay, which takes it.
+fn hand(relay: &mut Relay, outbox: &FakeOutbox, numbers: impl IntoIterator<Item = i64>) {
+    for number in numbers {
+        let key = outbox.rows.lock().unwrap().entry(number).or_insert_with(|| "key".to_owned()).clone();
+        hand_of_life(relay, number, key, 1);
+    }
+    relay.take_handed();
+}
+
+fn hand_of_life(relay: &Relay, number: i64, key: String, life: i64) {
+    let record = row(number, Bytes::from(key)).record.unwrap();
+    let row = Row { lane: 0, event_id: EventId::new(), definition_key: "d".into(), record };
+    relay.fallback.handed.push(Journaled::new(row, Appended::new(number, life)).unwrap());
+}
+
+/// Has the relay submit what it may, and says what it has ever submitted.
+fn submit(relay: &mut Relay, transport: &SlowTransport) -> Vec<i64> {
+    relay.submit().unwrap();
+    transport.taken()
 }
 
 #[tokio::test(start_paused = true)]
@@ -488,6 +529,27 @@ async fn what_becomes_of_a_row_of_a_lost_lease_says_nothing_of_the_new_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_becomes_of_a_row_of_a_lease_that_ran_out_says_nothing_of_the_next_one_though_nobody_else_had_the_lane() {
+    let outbox = FakeOutbox::new(1..4, RangeSet::new());
+    let (mut relay, transport) = leased(&outbox).await;
+    read_page(&mut relay).await;
+    relay.submit().unwrap();
+    let answer = relay.read().unwrap().await;
+    outbox.refuses.store(true, Ordering::SeqCst);
+    tokio::time::advance(LEASE_TIME).await;
+    relay.keep_leases().await;
+    assert!(relay.lanes.is_empty());
+    outbox.refuses.store(false, Ordering::SeqCst);
+    tokio::time::advance(RETRY_AFTER).await;
+    // Under the same epoch.
+    relay.keep_leases().await;
+    relay.look(answer);
+    transport.deliver_all();
+    relay.take_reports().unwrap();
+    assert_eq!((relay.lanes[&0].len(), relay.lanes[&0].submitted, relay.submitted), (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_page_that_was_begun_under_a_lease_that_was_lost_is_thrown_away() {
     let outbox = FakeOutbox::new(1..4, RangeSet::new());
     let (mut relay, _) = leased(&outbox).await;
@@ -570,6 +632,7 @@ async fn a_row_that_a_page_shows_while_its_number_is_asked_for_is_sent_once() {
     let outbox = FakeOutbox::new(1..3, RangeSet::new());
     let (mut relay, transport) = leased(&outbox).await;
     relay.fallback.spills.spill(0, 3);
+    relay.fallback.spills.expect(0, 3);
     read_page(&mut relay).await;
     read_page(&mut relay).await;
     assert!(relay.lanes[&0].is_behind, "3 is drawn and not committed");
@@ -620,6 +683,255 @@ async fn a_number_that_is_given_out_again_in_an_older_database_spills_its_lane()
     let known = fallback.spills.known(0);
     outbox.rows.lock().unwrap().retain(|number, _| *number <= 3);
     outbox.life.store(2, Ordering::SeqCst);
-    fallback.spill(0, Appended::new(3), known).await.unwrap();
+    fallback.spill(0, Appended::new(3, 1), known, false).await.unwrap();
     assert!(fallback.spills.is_spilled(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_is_handed_over_is_sent_without_being_read_and_then_settled() {
+    let outbox = FakeOutbox::new([], RangeSet::new());
+    let (mut relay, transport) = leased(&outbox).await;
+    hand(&mut relay, &outbox, 1..4);
+    assert_eq!(submit(&mut relay, &transport), [1, 2, 3]);
+    transport.deliver_all();
+    relay.take_reports().unwrap();
+    relay.save(true).await;
+    assert_eq!(*outbox.settled.lock().unwrap(), RangeSet::from_iter([1..4]));
+    hand(&mut relay, &outbox, 1..4);
+    read_page(&mut relay).await;
+    assert_eq!(submit(&mut relay, &transport), [1, 2, 3], "nothing is sent twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_is_handed_over_while_a_page_that_shows_it_is_read_is_sent_once() {
+    let outbox = FakeOutbox::new([1, 2, 4], RangeSet::new());
+    let (mut relay, transport) = leased(&outbox).await;
+    read_page(&mut relay).await;
+    outbox.rows.lock().unwrap().extend([3, 5, 6].map(|number| (number, "key".to_owned())));
+    let answer = relay.read().unwrap().await;
+    hand(&mut relay, &outbox, [3, 5]);
+    relay.look(answer);
+    assert_eq!(submit(&mut relay, &transport), [1, 2, 4, 3, 5, 6]);
+}
+
+/// A hole that was cut shows the first rows only; all of those are handed over meanwhile.
+#[tokio::test(start_paused = true)]
+async fn what_a_cut_page_did_not_show_is_not_dead_though_all_that_it_shows_was_handed_over() {
+    let left = 2 * i64::try_from(PAGE_ROWS).unwrap();
+    let outbox = FakeOutbox::new(1..left + 1, RangeSet::from_iter([left..left + 1]));
+    let (mut relay, _) = leased(&outbox).await;
+    relay.lanes.get_mut(&0).unwrap().cursor.mark(1);
+    let answer = relay.read().unwrap().await;
+    let shown: Vec<_> = answer.page.as_ref().unwrap().rows.iter().map(|row| row.sequence).collect();
+    assert!(!shown.is_empty() && shown.len() < usize::try_from(left).unwrap() / 2);
+    hand(&mut relay, &outbox, shown.clone());
+    relay.look(answer);
+    assert_eq!(relay.lanes[&0].cursor.first_unknown(), shown.last().unwrap() + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_is_handed_over_waits_for_the_one_before_it() {
+    let outbox = FakeOutbox::new([], RangeSet::new());
+    let (mut relay, transport) = leased(&outbox).await;
+    hand(&mut relay, &outbox, [3, 2]);
+    assert_eq!(submit(&mut relay, &transport), [0i64; 0]);
+    assert!(relay.poll.due_at() <= Instant::now() + NEXT_WITHIN);
+    hand(&mut relay, &outbox, [1]);
+    assert_eq!(submit(&mut relay, &transport), [1, 2, 3]);
+    // One that is not handed over is read.
+    hand(&mut relay, &outbox, [5]);
+    outbox.rows.lock().unwrap().insert(4, "key".into());
+    read_page(&mut relay).await;
+    assert_eq!(submit(&mut relay, &transport), [1, 2, 3, 4, 5]);
+    assert_eq!((relay.lanes[&0].len(), relay.lanes[&0].has_early()), (5, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_a_gap_what_is_handed_over_is_read_at_once() {
+    let outbox = FakeOutbox::new([1, 3], RangeSet::new());
+    let (mut relay, transport) = leased(&outbox).await;
+    read_page(&mut relay).await;
+    read_page(&mut relay).await;
+    assert_eq!(submit(&mut relay, &transport), [1, 3]);
+    hand(&mut relay, &outbox, [4]);
+    assert_eq!(submit(&mut relay, &transport), [1, 3], "2 may be of the same key");
+    assert!(relay.poll.is_due(Instant::now()));
+    hand(&mut relay, &outbox, [2, 4]);
+    assert_eq!(submit(&mut relay, &transport), [1, 3, 2, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_of_another_life_of_the_database_is_not_taken() {
+    let outbox = FakeOutbox::new([], RangeSet::new());
+    let (mut relay, transport) = leased(&outbox).await;
+    hand_of_life(&relay, 1, "key".into(), 0);
+    relay.take_handed();
+    assert_eq!(submit(&mut relay, &transport), [0i64; 0]);
+    assert!(relay.poll.is_due(Instant::now()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn for_rows_of_a_lane_that_is_not_ours_the_others_are_woken() {
+    let outbox = FakeOutbox::new([], RangeSet::new());
+    let (mut relay, transport) = leased(&outbox).await;
+    assert!(!relay.take_handed());
+    relay.fallback.handed.tell_others();
+    assert!(relay.take_handed() && !relay.take_handed());
+    relay.lanes.clear();
+    hand_of_life(&relay, 1, "key".into(), 1);
+    assert!(relay.take_handed());
+    assert_eq!(submit(&mut relay, &transport), [0i64; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_lane_that_goes_to_another_relay_nothing_is_taken() {
+    let outbox = FakeOutbox::new([], RangeSet::new());
+    let (mut relay, transport) = leased(&outbox).await;
+    relay.lanes.get_mut(&0).unwrap().leaving = true;
+    hand(&mut relay, &outbox, [1]);
+    assert_eq!(submit(&mut relay, &transport), [0i64; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_there_is_room_for_is_not_taken_into_memory() {
+    let outbox = FakeOutbox::new([], RangeSet::new());
+    let (mut relay, transport) = leased(&outbox).await;
+    let all = i64::try_from(LANE_ROWS).unwrap() + 500;
+    for number in 1..all {
+        hand(&mut relay, &outbox, [number]);
+    }
+    let row_bytes = usize::try_from(ROW_BYTES).unwrap();
+    let lane = &relay.lanes[&0];
+    assert!(lane.len() <= LANE_ROWS && lane.bytes() <= LANE_BYTES + row_bytes);
+    // What waits for the relay is bounded too.
+    for number in 1..all {
+        hand_of_life(&relay, number, "key".into(), 1);
+    }
+    assert!(relay.fallback.handed.take().rows.len() < 2_500);
+    while relay.lanes[&0].cursor.floor() < all {
+        submit(&mut relay, &transport);
+        transport.deliver_all();
+        relay.take_reports().unwrap();
+        read_page(&mut relay).await;
+    }
+    assert_eq!(transport.taken(), (1..all).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_nobody_hands_over_is_sent_a_little_later() {
+    let outbox = FakeOutbox::new([], RangeSet::new());
+    let transport = Arc::new(MemoryTransport::default());
+    let relay = relay_of(&outbox, Arc::clone(&transport) as Arc<dyn Transport>).await;
+    let fallback = Arc::clone(&relay.fallback);
+    run(relay, async || {
+        // By now it looks once a second.
+        tokio::time::sleep(Duration::from_millis(10_300)).await;
+        let known = fallback.spills.known(0);
+        fallback.spill(0, Appended::new(1, 1), known, true).await.unwrap();
+        outbox.rows.lock().unwrap().insert(1, "key".into());
+        let stored_at = Instant::now();
+        until(|| transport.records().len() == 1).await;
+        assert!(stored_at.elapsed() <= HANDED_WITHIN + Duration::from_millis(20), "{:?}", stored_at.elapsed());
+    })
+    .await;
+}
+
+/// A service's transactions on one lane, each with a row of a key that it has locked, and a relay that is taken step by step.
+#[derive(Debug, Default)]
+struct Mixture {
+    next: i64,
+    open: Vec<(i64, usize)>,
+    committed: Vec<(i64, usize)>,
+}
+
+impl Mixture {
+    fn draw(&mut self, key: usize) {
+        if self.open.iter().all(|(_, locked)| *locked != key) {
+            self.next += 1;
+            self.open.push((self.next, key));
+        }
+    }
+
+    fn commit(&mut self, pick: usize, outbox: &FakeOutbox) {
+        if !self.open.is_empty() {
+            let (number, key) = self.open.swap_remove(pick % self.open.len());
+            outbox.rows.lock().unwrap().insert(number, format!("k{key}"));
+            self.committed.push((number, key));
+        }
+    }
+
+    /// What was submitted is what was committed, and of each key in order, by first occurrences.
+    fn check(&self, taken: &[i64]) -> Result<(), TestCaseError> {
+        let keys: BTreeMap<_, _> = self.committed.iter().copied().collect();
+        let mut last = BTreeMap::new();
+        let mut seen = BTreeSet::new();
+        for number in taken.iter().filter(|number| seen.insert(**number)) {
+            let before = last.insert(keys[number], *number);
+            prop_assert!(before.is_none_or(|before| before < *number), "{number} came behind {before:?}: {taken:?}");
+        }
+        prop_assert_eq!(seen, keys.keys().copied().collect::<BTreeSet<_>>());
+        Ok(())
+    }
+}
+
+proptest! {
+    #[test]
+    fn all_rows_arrive_in_order_whichever_are_handed_over_and_whenever(
+        steps in proptest::collection::vec((0u8..40, any::<usize>()), 1..200),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let outbox = FakeOutbox::new([], RangeSet::new());
+            let (mut relay, transport) = leased(&outbox).await;
+            let (mut mixture, mut answer, mut lives) = (Mixture::default(), None, 0);
+            // As long as transactions are open, no gap is dead.
+            outbox.horizon.store(0, Ordering::SeqCst);
+            for (step, pick) in steps {
+                match step {
+                    0..8 => mixture.draw(pick % 4),
+                    8..14 => mixture.commit(pick, &outbox),
+                    // Rolled back: never to be seen.
+                    14 => drop((!mixture.open.is_empty()).then(|| mixture.open.swap_remove(pick % mixture.open.len()))),
+                    15..25 => if let Some((number, key)) = mixture.committed.get(pick % mixture.committed.len().max(1)) {
+                        hand_of_life(&relay, *number, format!("k{key}"), 1);
+                    },
+                    25..28 => drop(relay.take_handed()),
+                    28..30 => answer = match relay.read() {
+                        Some(page) => Some(page.await),
+                        None => None,
+                    },
+                    30..33 => if let Some(answer) = answer.take() {
+                        relay.look(answer);
+                    },
+                    33..36 => relay.submit().unwrap(),
+                    36..38 => {
+                        transport.deliver_all();
+                        relay.take_reports().unwrap();
+                    }
+                    38 => relay.save(true).await,
+                    _ => {
+                        lives += 1;
+                        lose_and_win(&mut relay, &outbox).await;
+                    }
+                }
+            }
+            while !mixture.open.is_empty() {
+                mixture.commit(0, &outbox);
+            }
+            outbox.horizon.store(u64::MAX, Ordering::SeqCst);
+            for _ in 0..10 {
+                relay.save(true).await;
+                read_page(&mut relay).await;
+                relay.submit().unwrap();
+                transport.deliver_all();
+                relay.take_reports().unwrap();
+            }
+            mixture.check(&transport.taken())?;
+            let sent = transport.taken().len();
+            prop_assert!(lives > 0 || sent == mixture.committed.len(), "sent twice without a lost lease");
+            let highest = mixture.committed.iter().map(|(number, _)| *number).max().unwrap_or(0);
+            prop_assert_eq!(relay.lanes[&0].cursor.floor(), highest + 1);
+            Ok(())
+        })?;
+    }
 }

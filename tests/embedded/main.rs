@@ -19,6 +19,7 @@ mod closing;
 mod direct;
 mod dropping;
 mod health;
+mod journaled;
 mod lib_streaming;
 mod lifecycle;
 mod mocks;

@@ -22,6 +22,7 @@ mod health;
 mod history;
 mod idempotent;
 mod instances;
+mod journaled;
 mod lanes;
 mod migrating;
 mod operating;

@@ -63,6 +63,11 @@ pub(crate) struct Callers {
 impl Callers {
     /// Starts so many callers; they emit until they are stopped.
     pub(crate) fn start(count: usize, emitter: &Arc<dyn Emitter>, way: impl Way) -> Self {
+        Self::start_with("tenant", count, emitter, way)
+    }
+
+    /// As [`start`](Self::start), with keys that begin so.
+    pub(crate) fn start_with(keys: &str, count: usize, emitter: &Arc<dyn Emitter>, way: impl Way) -> Self {
         let way = Arc::new(way);
         let (ledger, tally, stop) = <(Arc<Ledger>, Arc<Tally>, Arc<AtomicBool>)>::default();
         *tally.published.lock().unwrap() = vec![0; count];
@@ -70,8 +75,8 @@ impl Callers {
         for caller in 0..count {
             let (emitter, way) = (Arc::clone(emitter), Arc::clone(&way));
             let (ledger, tally, stop) = (Arc::clone(&ledger), Arc::clone(&tally), Arc::clone(&stop));
+            let mut sequence = Sequence::of(format!("{keys}-{caller}"));
             tasks.spawn(async move {
-                let mut sequence = Sequence::of(format!("tenant-{caller}"));
                 while !stop.load(Ordering::SeqCst) {
                     let event = sequence.next();
                     let start = Instant::now();

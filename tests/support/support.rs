@@ -3,8 +3,10 @@
 
 pub(crate) mod callers;
 pub(crate) mod checker;
+pub(crate) mod counting;
 pub(crate) mod dropping;
 pub(crate) mod events;
+pub(crate) mod journaled;
 pub(crate) mod murmur2;
 pub(crate) mod operating;
 pub(crate) mod relaying;

@@ -47,6 +47,10 @@ impl Emitter for Patient {
         unimplemented!("nobody emits")
     }
 
+    fn committed(&self, _: Vec<Receipt>) {
+        unimplemented!("nobody commits")
+    }
+
     fn health(&self) -> BoxFuture<'_, Health> {
         self.looks.fetch_add(1, Ordering::SeqCst);
         let (health, delay) = (self.health.lock().unwrap().clone(), *self.delay.lock().unwrap());

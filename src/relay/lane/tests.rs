@@ -22,7 +22,7 @@ fn refusal() -> Error {
 
 /// A lane without anything.
 fn empty() -> Lane {
-    Lane::new(1, Cursor::new(RangeSet::new()), Vec::new(), Instant::now())
+    Lane::new(1, 1, Cursor::new(RangeSet::new()), Vec::new(), Instant::now())
 }
 
 /// What is written down of a lane, and what is left of it when its relay is gone.
@@ -56,7 +56,7 @@ impl Written {
 
     fn lane(&self) -> Lane {
         let parked = self.parked.values().cloned().collect();
-        Lane::new(1, Cursor::new(self.settled.clone()), parked, Instant::now())
+        Lane::new(1, 1, Cursor::new(self.settled.clone()), parked, Instant::now())
     }
 }
 
