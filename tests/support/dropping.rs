@@ -80,11 +80,17 @@ async fn emit(
             }
             1 => {
                 let event = sequence.next();
+                let outbox = if chance.bool() { OutboxMode::Journaled } else { OutboxMode::Always };
+                let request = event.request().policy(PolicyOverride::default().with_outbox(outbox));
                 let mut tx = database.begin().await;
-                match tokio::time::timeout(patience, producer.emit_in(&mut tx, event.request())).await {
+                match tokio::time::timeout(patience, producer.emit_in(&mut tx, request)).await {
                     Ok(result) => {
                         database.end(tx, true).await;
                         ledger.enter(event, &result);
+                        // One in two is forgotten.
+                        if chance.bool() {
+                            producer.committed(result.into_iter().collect());
+                        }
                     }
                     // Nobody may ever see it.
                     Err(_) => {
