@@ -8,7 +8,7 @@ use chrono::Utc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::extension::{AttributeValue, Extensions};
-use crate::event::{EmitRequest, Event, EventId, attribute};
+use crate::event::{EmitRequest, Event, EventId, RecordKey, attribute};
 use crate::policy::DeliveryPolicy;
 
 pub(crate) mod compiled;
@@ -251,9 +251,9 @@ impl EventDefinition {
     }
 
     /// The record key of a request that was checked, and has this id; never empty.
-    fn record_key(&self, request: &EmitRequest, id: &EventId) -> String {
+    fn record_key(&self, request: &EmitRequest, id: &EventId) -> RecordKey {
         if self.system {
-            return format!("system:{}", self.event);
+            return RecordKey::Own(format!("system:{}", self.event));
         }
         let chosen = match &self.partition_key {
             PartitionKey::Tenant | PartitionKey::Subject => None,
@@ -264,11 +264,16 @@ impl EventDefinition {
             PartitionKey::Custom(CustomKey(key)) => Some(key(request)),
         };
         if let Some(key) = chosen.filter(|key| !key.is_empty()) {
-            return key;
+            return RecordKey::Own(key);
         }
         let by_subject = matches!(self.partition_key, PartitionKey::Subject);
-        let tenant = request.tenant.as_deref().filter(|_| !by_subject);
-        tenant.or(request.subject.as_deref()).map_or_else(|| id.to_string(), str::to_owned)
+        if request.tenant.is_some() && !by_subject {
+            RecordKey::Tenant
+        } else if request.subject.is_some() {
+            RecordKey::Subject
+        } else {
+            RecordKey::Own(id.to_string())
+        }
     }
 }
 
@@ -369,13 +374,14 @@ impl Catalog {
             payload: request.payload,
             extensions: request.extensions,
         };
-        // Only a function of the service's can have made one that is not.
-        let key =
-            attribute::check("record key", &event.record_key, attribute::MAX_SOURCE_BYTES, ErrorKind::InvalidEvent);
-        match key {
-            Ok(()) => Ok((index, event)),
-            Err(error) => Err(error.with_event_id(event.id)),
+        // Only a function of the service's, or an attribute, can have made one that is not.
+        if let RecordKey::Own(key) = &event.record_key
+            && let Err(error) =
+                attribute::check("record key", key, attribute::MAX_SOURCE_BYTES, ErrorKind::InvalidEvent)
+        {
+            return Err(error.with_event_id(event.id));
         }
+        Ok((index, event))
     }
 }
 
@@ -409,7 +415,7 @@ fn check_request(definition: &EventDefinition, request: &EmitRequest) -> Result<
         }
         return Ok(());
     };
-    if attribute::is_json(&definition.content_type) {
+    if !request.is_json && attribute::is_json(&definition.content_type) {
         let fault = || {
             let message = format!("the payload of `{}` is not JSON, as its content type says", definition.key);
             Error::new(ErrorKind::InvalidPayload, message)

@@ -48,6 +48,8 @@ pub struct EmitRequest {
     pub(crate) id: Option<EventId>,
     pub(crate) time: Option<DateTime<Utc>>,
     pub(crate) payload: Option<Bytes>,
+    /// Whether the payload was written as JSON here, and need not be checked.
+    pub(crate) is_json: bool,
     pub(crate) extensions: Extensions,
     pub(crate) policy: PolicyOverride,
     pub(crate) timeout: Option<Duration>,
@@ -65,6 +67,7 @@ impl EmitRequest {
             id: None,
             time: None,
             payload: Some(Bytes::new()),
+            is_json: false,
             extensions: Extensions::default(),
             policy: PolicyOverride::default(),
             timeout: None,
@@ -114,7 +117,9 @@ impl EmitRequest {
             )
             .with_source(source)
         })?;
-        Ok(self.payload(json))
+        let mut request = self.payload(json);
+        request.is_json = true;
+        Ok(request)
     }
 
     /// Sets the payload to these bytes, which reach the topic as they are.
@@ -122,6 +127,7 @@ impl EmitRequest {
     /// If the definition's content type is JSON, they must be JSON.
     pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
         self.payload = Some(payload.into());
+        self.is_json = false;
         self.typed = None;
         self
     }
@@ -257,10 +263,21 @@ impl fmt::Debug for EventId {
     }
 }
 
+/// What an event is ordered by.
+#[derive(Debug)]
+pub(crate) enum RecordKey {
+    /// The event's tenant, which it has.
+    Tenant,
+    /// The event's subject, which it has.
+    Subject,
+    /// A text of its own.
+    Own(String),
+}
+
 /// A request that the catalog has accepted: every field is there and within its limits.
 #[derive(Debug)]
 pub(crate) struct Event {
-    pub(crate) record_key: String,
+    pub(crate) record_key: RecordKey,
     pub(crate) id: EventId,
     pub(crate) time: DateTime<Utc>,
     pub(crate) tenant: Option<Cow<'static, str>>,
@@ -268,6 +285,23 @@ pub(crate) struct Event {
     /// `None` is a tombstone.
     pub(crate) payload: Option<Bytes>,
     pub(crate) extensions: Extensions,
+}
+
+impl Event {
+    /// The key of the event's record.
+    pub(crate) fn into_record_key(self) -> Bytes {
+        let text = match self.record_key {
+            RecordKey::Own(text) => Some(text.into()),
+            RecordKey::Tenant => self.tenant,
+            RecordKey::Subject => self.subject,
+        };
+        match text {
+            Some(Cow::Borrowed(text)) => Bytes::from_static(text.as_bytes()),
+            // Without room to spare the buffer becomes the key as it is.
+            Some(Cow::Owned(text)) => text.into_boxed_str().into_boxed_bytes().into(),
+            None => Bytes::new(),
+        }
+    }
 }
 
 #[cfg(test)]

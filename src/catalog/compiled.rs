@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::{Catalog, EventDefinition};
 use crate::error::{Error, ErrorKind, Result};
@@ -26,6 +27,8 @@ struct Compiled {
     key: Arc<str>,
     topic: Arc<str>,
     dlq_topic: Arc<str>,
+    /// Whether the topic has taken a record.
+    proven: Arc<AtomicBool>,
     policy: EffectivePolicy,
     encoder: Encoder,
     max_record_bytes: usize,
@@ -51,6 +54,8 @@ pub(crate) struct Resolved {
     pub(crate) policy: DeliveryPolicy,
     pub(crate) tenant: Option<Cow<'static, str>>,
     pub(crate) record: Record,
+    /// Whether the topic has taken a record since the producer was built.
+    pub(crate) proven: Arc<AtomicBool>,
 }
 
 impl CompiledCatalog {
@@ -78,6 +83,11 @@ impl CompiledCatalog {
             }
         }
         Error::all(faults)?;
+        // Definitions that share their topic share what is known of it.
+        let mut topics = HashMap::new();
+        for compiled in &mut compiled {
+            compiled.proven = Arc::clone(topics.entry(Arc::clone(&compiled.topic)).or_default());
+        }
         Ok(Self { catalog, compiled })
     }
 
@@ -130,13 +140,15 @@ impl Compiled {
             dlq_topic: names.dlq_topic.into(),
             policy: EffectivePolicy::compile(&definition.key, definition.policy, &operator, settings.has_outbox)?,
             max_record_bytes: settings.max_record_bytes,
+            proven: Arc::default(),
         })
     }
 
-    fn resolve(&self, event: Event, policy_override: &PolicyOverride) -> Result<Resolved> {
+    fn resolve(&self, mut event: Event, policy_override: &PolicyOverride) -> Result<Resolved> {
         let policy = self.policy.for_request(&self.key, policy_override)?;
-        let (headers, payload) = self.encoder.encode(&event);
-        let record = Record { topic: Arc::clone(&self.topic), key: event.record_key.into(), headers, payload };
+        let (headers, payload) = self.encoder.encode(&mut event);
+        let id = event.id.clone();
+        let record = Record { topic: Arc::clone(&self.topic), key: event.into_record_key(), headers, payload };
         let (size, max_record_bytes) = (record.wire_bytes(), self.max_record_bytes);
         if size > max_record_bytes {
             return Err(Error::new(
@@ -148,12 +160,13 @@ impl Compiled {
             ));
         }
         Ok(Resolved {
-            id: event.id,
+            id,
             definition_key: Arc::clone(&self.key),
             dlq_topic: Arc::clone(&self.dlq_topic),
             policy,
             tenant: event.tenant,
             record,
+            proven: Arc::clone(&self.proven),
         })
     }
 }

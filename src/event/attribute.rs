@@ -26,13 +26,18 @@ pub(crate) fn is_refused(c: char) -> bool {
     c.is_control() || is_noncharacter
 }
 
+/// Whether a text has printable characters of ASCII alone, as nearly all have: so much is seen at a glance.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|b| matches!(b, b' '..=b'~'))
+}
+
 /// Checks that `text` is not empty, at most `max_bytes` long, and free of characters that no attribute may have.
 pub(crate) fn check(field: &str, text: &str, max_bytes: usize, kind: ErrorKind) -> Result<()> {
     let fault = if text.is_empty() {
         "is empty".to_owned()
     } else if text.len() > max_bytes {
         format!("is {} bytes long; at most {max_bytes} are allowed", text.len())
-    } else if text.chars().any(is_refused) {
+    } else if !is_plain(text) && text.chars().any(is_refused) {
         "has a control character or a noncharacter of Unicode; remove it".to_owned()
     } else {
         return Ok(());
@@ -59,8 +64,11 @@ pub(crate) fn is_media_type(text: &str) -> bool {
 
 /// Whether a media type means JSON: `application/json`, or any `+json`, parameters aside.
 pub(crate) fn is_json(content_type: &str) -> bool {
-    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    media_type == "application/json" || media_type == "text/json" || media_type.ends_with("+json")
+    const SUFFIX: &[u8] = b"+json";
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    let is_suffix = |end: &[u8]| end.eq_ignore_ascii_case(SUFFIX);
+    ["application/json", "text/json"].iter().any(|json| media_type.eq_ignore_ascii_case(json))
+        || media_type.len().checked_sub(SUFFIX.len()).is_some_and(|at| is_suffix(&media_type.as_bytes()[at..]))
 }
 
 /// Whether a URI begins with a scheme (RFC 3986, section 3.1).

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Timelike, Utc};
 
 use super::attribute;
 use crate::error::{Error, ErrorKind, Result};
@@ -114,6 +114,42 @@ pub(crate) fn time_text(time: &DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
+/// Calls `f` with the [`time_text`], without allocating: every event has one.
+pub(crate) fn with_time_text<R>(time: &DateTime<Utc>, f: impl FnOnce(&str) -> R) -> R {
+    const SECOND: u32 = 1_000_000_000;
+    let (date, clock) = (time.naive_utc().date(), time.naive_utc().time());
+    let year = match u32::try_from(date.year()) {
+        Ok(year) if year <= 9_999 => year,
+        _ => return f(&time_text(time)),
+    };
+    // chrono keeps a leap second in the nanoseconds of the one before.
+    let (leap, nanos) = (clock.nanosecond() / SECOND, clock.nanosecond() % SECOND);
+    let mut text = *b"0000-00-00T00:00:00.000000000Z";
+    let numbers = [
+        (0, 4, year),
+        (5, 2, date.month()),
+        (8, 2, date.day()),
+        (11, 2, clock.hour()),
+        (14, 2, clock.minute()),
+        (17, 2, clock.second() + leap),
+        (20, 9, nanos),
+    ];
+    for (at, digits, mut number) in numbers {
+        for digit in text[at..at + digits].iter_mut().rev() {
+            *digit += u8::try_from(number % 10).unwrap_or(0);
+            number /= 10;
+        }
+    }
+    let end = match nanos {
+        0 => 19,
+        _ if nanos % 1_000_000 == 0 => 23,
+        _ if nanos % 1_000 == 0 => 26,
+        _ => 29,
+    };
+    text[end] = b'Z';
+    f(std::str::from_utf8(&text[..=end]).unwrap_or_default())
+}
+
 macro_rules! from {
     ($($type:ty => $variant:ident,)+) => { $(
         impl From<$type> for AttributeValue {
@@ -206,6 +242,8 @@ fn check_name(name: &str, kind: ErrorKind) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn check(name: &'static str, value: impl Into<AttributeValue>) -> Result<()> {
@@ -282,6 +320,21 @@ mod tests {
     fn a_severity_number_is_a_number_that_is_not_negative() {
         assert!(check("severitynumber", 0).is_ok() && check("severitynumber", 24).is_ok());
         assert!(check("severitynumber", -1).is_err() && check("severitynumber", "9").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_time_is_written_as_chrono_does(second in -70_000_000_000_i64..260_000_000_000, nanos in 0_u32..1_000_000_000, scale in 0_u32..10) {
+            let digits = 10_u32.pow(scale);
+            let time = DateTime::from_timestamp(second, nanos / digits * digits % 1_000_000_000).unwrap();
+            with_time_text(&time, |text| assert_eq!(text, time_text(&time)));
+        }
+    }
+
+    #[test]
+    fn a_leap_second_is_the_sixtieth() {
+        let time = DateTime::from_timestamp(1_483_228_799, 1_500_000_000).unwrap();
+        with_time_text(&time, |text| assert_eq!(text, "2016-12-31T23:59:60.500Z"));
     }
 
     #[test]

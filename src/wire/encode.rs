@@ -7,7 +7,7 @@ use super::Headers;
 use crate::catalog::{ContentMode, EventDefinition};
 use crate::event::Event;
 use crate::event::attribute::{self, Source};
-use crate::event::extension::time_text;
+use crate::event::extension::{time_text, with_time_text};
 
 /// How the names of the headers are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,10 +77,11 @@ impl Encoder {
         Self { mode: definition.mode, style, constant, opening, is_json: attribute::is_json(&definition.content_type) }
     }
 
-    /// The headers and the value of an event's record. Without a value, it is a tombstone.
-    pub(crate) fn encode(&self, event: &Event) -> (Headers, Option<Bytes>) {
+    /// The headers and the value of an event's record. Without a value, it is a tombstone. In binary mode the value is the
+    /// event's payload, taken out of it.
+    pub(crate) fn encode(&self, event: &mut Event) -> (Headers, Option<Bytes>) {
         match self.mode {
-            ContentMode::Binary => (self.headers(event), event.payload.clone()),
+            ContentMode::Binary => (self.headers(event), event.payload.take()),
             ContentMode::Structured => (self.constant.clone(), Some(self.structured(event).into())),
         }
     }
@@ -91,7 +92,10 @@ impl Encoder {
         let room = 160 + texts.into_iter().flatten().map(str::len).sum::<usize>() + 64 * event.extensions.len();
         let mut headers = self.constant.with_room(room);
         event.id.with_str(|id| push(&mut headers, self.style, "id", id));
-        push(&mut headers, self.style, "time", &self.style.time_text(&event.time));
+        match self.style {
+            HeaderStyle::Binding => with_time_text(&event.time, |time| push(&mut headers, self.style, "time", time)),
+            HeaderStyle::Dash => push(&mut headers, self.style, "time", &self.style.time_text(&event.time)),
+        }
         for (name, text) in [("subject", event.subject.as_deref()), ("tenantid", event.tenant.as_deref())] {
             if let Some(text) = text {
                 push(&mut headers, self.style, name, text);
