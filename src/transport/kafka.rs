@@ -50,6 +50,8 @@ pub(crate) type KnownTopic = Arc<OnceLock<Arc<str>>>;
 struct Gauge {
     in_flight: InFlight,
     trust: Mutex<Trust>,
+    /// Whether there may be a refusal: as long as there is none, nobody takes the lock.
+    is_refused: AtomicBool,
     /// Told once for each record that leaves the queue.
     room: Notify,
     acknowledged: AtomicU64,
@@ -67,8 +69,30 @@ impl Gauge {
 
     /// A broker has answered.
     fn heard(&self) {
-        self.trust().let_in();
-        self.cut.store(false, Ordering::SeqCst);
+        if self.is_refused.load(Ordering::SeqCst) {
+            let mut trust = self.trust();
+            trust.let_in();
+            self.is_refused.store(false, Ordering::SeqCst);
+        }
+        if self.cut.load(Ordering::SeqCst) {
+            self.cut.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// A connection was refused.
+    fn refused(&self, cause: KafkaError, reason: String) {
+        let mut trust = self.trust();
+        trust.refused(cause, reason, Instant::now());
+        self.is_refused.store(true, Ordering::SeqCst);
+    }
+
+    /// Why one more record is not taken, if so.
+    fn shuts_out(&self) -> Option<Error> {
+        if !self.is_refused.load(Ordering::SeqCst) {
+            return None;
+        }
+        let waiting = self.in_flight.count();
+        self.trust().shuts_out(waiting, Instant::now())
     }
 
     fn trust(&self) -> MutexGuard<'_, Trust> {
@@ -131,7 +155,7 @@ impl ClientContext for Context {
             self.gauge.cut.store(true, Ordering::SeqCst);
         }
         if error.rdkafka_error_code().is_some_and(|code| is_refusal(code, &reason)) {
-            self.gauge.trust().refused(error, reason.into_owned(), Instant::now());
+            self.gauge.refused(error, reason.into_owned());
         }
     }
 }
@@ -206,9 +230,7 @@ impl std::fmt::Debug for KafkaTransport {
 
 impl Transport for KafkaTransport {
     fn submit(&self, record: &Record, on_delivery: OnDelivery) -> Result<(), QueueFull> {
-        let waiting = self.gauge.in_flight.count();
-        let refusal = self.gauge.trust().shuts_out(waiting, Instant::now());
-        if let Some(refusal) = refusal {
+        if let Some(refusal) = self.gauge.shuts_out() {
             on_delivery(Err(refusal));
             return Ok(());
         }
