@@ -55,7 +55,8 @@ pub trait Emitter: fmt::Debug + Send + Sync + 'static {
 
     /// Emits several events; the results are in the order of the requests.
     ///
-    /// Events of one key keep their order: once one of them fails, those behind it in the batch fail too.
+    /// They don't wait for one another. Events of one key keep their order all the same: once one of them fails, those behind it
+    /// in the batch fail too, unless they have arrived by then.
     ///
     /// # Cancel safety
     ///

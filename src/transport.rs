@@ -55,6 +55,14 @@ pub struct Delivery {
     pub offset: i64,
 }
 
+impl Delivery {
+    /// A record's place, for transports to tell.
+    #[must_use]
+    pub fn new(partition: i32, offset: i64) -> Self {
+        Self { partition, offset }
+    }
+}
+
 /// Called once with what became of a record, from a thread of the transport's: it must not block.
 pub type OnDelivery = Box<dyn FnOnce(Result<Delivery>) + Send + Sync>;
 

@@ -1,6 +1,7 @@
 //! The direct way, and the choice between the two.
 
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -20,7 +21,7 @@ use crate::wire::DeadLetter;
 
 /// How long a caller waits before it asks whether the broker refuses this client. A client that is let in has a connection by
 /// then: it tries again after half a second at most, and a broker takes a tenth to say no.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 const BREAKER_OPEN: &str = "the breaker is open: the broker does not serve, and is left alone until it does";
 
@@ -64,7 +65,10 @@ impl Shared {
 
     /// Until when an event may be on its direct way that could still take another: half the time that is left is kept for that.
     pub(super) fn direct_until(&self, deadline: Instant) -> Instant {
-        let now = Instant::now();
+        self.direct_until_from(Instant::now(), deadline)
+    }
+
+    pub(super) fn direct_until_from(&self, now: Instant, deadline: Instant) -> Instant {
         now + self.times.direct.min(deadline.saturating_duration_since(now) / 2)
     }
 
@@ -75,7 +79,7 @@ impl Shared {
         let until = deadline.min(Instant::now() + self.times.delivery);
         match self.publish(&resolved.record, permit, until).await {
             Ok(delivery) => Ok(published(resolved, delivery)),
-            Err(error) => Err(self.bury(resolved, error, deadline).await),
+            Err(error) => Err(Box::pin(self.bury(resolved, error, deadline)).await),
         }
     }
 
@@ -88,16 +92,16 @@ impl Shared {
             // It may have arrived all the same. It is stored under the same id: a possible duplicate, never a loss.
             Err(error) if error.kind().is_outage() => {
                 tracing::debug!(%error, event_id = %resolved.id, "the broker did not take the event; it goes to the outbox");
-                let stored = fallback.store(resolved, StoredReason::PublishFailed, deadline).await;
+                let stored = Box::pin(fallback.store(resolved, StoredReason::PublishFailed, deadline)).await;
                 stored.map_err(|failed| failed.or_ambiguous(error.is_ambiguous()))
             }
-            Err(error) => Err(self.bury(resolved, error, deadline).await),
+            Err(error) => Err(Box::pin(self.bury(resolved, error, deadline)).await),
         }
     }
 
     /// Sends an event that the broker refused to its dead-letter topic, if its policy says so. The error says whether that
     /// was done.
-    async fn bury(&self, resolved: Resolved, error: Error, deadline: Instant) -> Error {
+    pub(super) async fn bury(&self, resolved: Resolved, error: Error, deadline: Instant) -> Error {
         if resolved.policy.dlq() == DlqMode::OnRoutableFailure && error.kind().is_dead_letter() {
             let (record, topic, how) = (&resolved.record, &resolved.dlq_topic, &self.dead_letters);
             let until = deadline.min(Instant::now() + self.times.direct);
@@ -135,11 +139,7 @@ impl Shared {
         let era = permit.era;
         let (sender, delivery) = oneshot::channel();
         let on_delivery = Box::new(move |result: Result<Delivery>| {
-            match &result {
-                Ok(_) => permit.succeeded(),
-                Err(error) if error.kind().is_broker_health() => permit.failed(),
-                Err(_) => drop(permit),
-            }
+            tell(permit, &result);
             // Nobody waits any more if the emit was given up, or dropped.
             let _ = sender.send(result);
         });
@@ -191,7 +191,20 @@ async fn wait<T>(
     }
 }
 
-fn published(resolved: Resolved, delivery: Delivery) -> Receipt {
+/// Tells the breaker what a record came to.
+pub(super) fn tell(permit: Permit, result: &Result<Delivery>) {
+    match result {
+        Ok(_) => permit.succeeded(),
+        Err(error) if error.kind().is_broker_health() => permit.failed(),
+        Err(_) => drop(permit),
+    }
+}
+
+pub(super) fn published(resolved: Resolved, delivery: Delivery) -> Receipt {
     let Delivery { partition, offset } = delivery;
+    // Read first: it is written once, and shared by all.
+    if !resolved.proven.load(Ordering::Relaxed) {
+        resolved.proven.store(true, Ordering::Relaxed);
+    }
     Receipt::new(resolved.id, Outcome::Published { topic: resolved.record.topic, partition, offset })
 }

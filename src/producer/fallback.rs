@@ -101,20 +101,20 @@ impl Fallback {
         lane::of_key(key, self.lanes().count())
     }
 
-    /// Appends a row of its own. If the number of lanes was changed meanwhile, the row goes to the lane that it has now.
-    async fn append(&self, mut lanes: Lanes, row: &mut Row, deadline: Instant) -> Result<(Appended, Known)> {
+    /// Appends rows, all or none. If the number of lanes was changed meanwhile, each goes to the lane that it has now.
+    async fn append(&self, mut lanes: Lanes, rows: &mut [Row], deadline: Instant) -> Result<Vec<(Appended, Known)>> {
         loop {
-            let known = self.spills.known(row.lane);
+            let known: Vec<_> = rows.iter().map(|row| self.spills.known(row.lane)).collect();
             let limit = STORE_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
-            match within(limit, self.outbox.append(lanes, std::slice::from_ref(row))).await {
-                Ok(appended) => {
-                    let none = || Error::new(ErrorKind::Storage, "the outbox gave the event no number");
-                    return Ok((*appended.first().ok_or_else(none)?, known));
-                }
+            match within(limit, self.outbox.append(lanes, rows)).await {
+                Ok(appended) if appended.len() == rows.len() => return Ok(appended.into_iter().zip(known).collect()),
+                Ok(_) => return Err(Error::new(ErrorKind::Storage, "the outbox gave an event no number")),
                 Err(error) if error.kind() == ErrorKind::StorageConflict => match self.recount(lanes).await {
                     Ok(others) if others != lanes => {
                         lanes = others;
-                        row.lane = lane::of_key(&row.record.key, lanes.count());
+                        for row in &mut *rows {
+                            row.lane = lane::of_key(&row.record.key, lanes.count());
+                        }
                     }
                     _ => return Err(error),
                 },
@@ -125,23 +125,49 @@ impl Fallback {
 
     /// Stores an event. Once this has returned, later events of the lane see that it is spilled.
     pub(crate) async fn store(&self, resolved: Resolved, reason: StoredReason, deadline: Instant) -> Result<Receipt> {
-        let (lanes, is_journaled) = (self.lanes(), resolved.policy.is_journaled());
-        let mut row = Row::new(resolved, lanes);
-        let appended = self.append(lanes, &mut row, deadline).await;
-        let (appended, known) = appended.map_err(|error| error.with_event_id(row.event_id.clone()))?;
-        let lane = row.lane;
-        self.spill(lane, appended, known, is_journaled).await.map_err(|error| {
-            let may_be_relayed = error.kind() == ErrorKind::Storage;
-            error.or_ambiguous(may_be_relayed).with_event_id(row.event_id.clone())
-        })?;
-        let outcome = Outcome::Stored { lane, sequence: appended.sequence, reason };
-        let receipt = Receipt::new(row.event_id.clone(), outcome);
-        if !self.spills.is_relayed_here(lane) {
-            self.wake_others().await;
-        } else if is_journaled && let Some(row) = Journaled::new(row, appended) {
-            self.handed.push(row);
+        let event_id = resolved.id.clone();
+        let stored = self.store_all(vec![(resolved, reason)], deadline).await;
+        let mut receipts = stored.map_err(|error| error.with_event_id(event_id))?;
+        // One event has one receipt.
+        Ok(receipts.pop().expect("it was stored"))
+    }
+
+    /// Stores events, all or none, in this order. Once this has returned, later events of their lanes see that these are spilled.
+    pub(crate) async fn store_all(
+        &self,
+        events: Vec<(Resolved, StoredReason)>,
+        deadline: Instant,
+    ) -> Result<Vec<Receipt>> {
+        let lanes = self.lanes();
+        let (mut rows, hows): (Vec<_>, Vec<_>) = events
+            .into_iter()
+            .map(|(resolved, reason)| {
+                let is_journaled = resolved.policy.is_journaled();
+                (Row::new(resolved, lanes), (reason, is_journaled))
+            })
+            .unzip();
+        let all = self.append(lanes, &mut rows, deadline).await?;
+        for ((row, (_, is_journaled)), (appended, known)) in rows.iter().zip(&hows).zip(&all) {
+            self.spill(row.lane, *appended, *known, *is_journaled).await.map_err(|error| {
+                let may_be_relayed = error.kind() == ErrorKind::Storage;
+                error.or_ambiguous(may_be_relayed)
+            })?;
         }
-        Ok(receipt)
+        if rows.iter().any(|row| !self.spills.is_relayed_here(row.lane)) {
+            self.wake_others().await;
+        }
+        let mut receipts = Vec::with_capacity(rows.len());
+        for ((row, (reason, is_journaled)), (appended, _)) in rows.into_iter().zip(hows).zip(all) {
+            let outcome = Outcome::Stored { lane: row.lane, sequence: appended.sequence, reason };
+            receipts.push(Receipt::new(row.event_id.clone(), outcome));
+            if is_journaled
+                && self.spills.is_relayed_here(row.lane)
+                && let Some(row) = Journaled::new(row, appended)
+            {
+                self.handed.push(row);
+            }
+        }
+        Ok(receipts)
     }
 
     /// Hands a committed row over to the relay of this producer, or has it wake the one that has the lane.
@@ -229,9 +255,14 @@ impl Fallback {
         !settled
     }
 
+    /// Whether a direct event of the key could overtake one in the outbox, as far as is known.
+    pub(crate) fn is_known_spilled(&self, key: &[u8]) -> bool {
+        self.spills.is_spilled(self.lane_of(key))
+    }
+
     /// Looks up the lanes, unless that was done a moment ago: another process may have stored something, or a relay elsewhere
     /// have delivered it. One caller does so for all; the others go by what is known.
-    async fn look_up(&self) {
+    pub(crate) async fn look_up(&self) {
         let Ok(mut looked_up) = self.looked_up.try_lock() else { return };
         if looked_up.elapsed() < LOOK_UP_EVERY {
             return;

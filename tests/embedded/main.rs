@@ -26,6 +26,7 @@ mod mocks;
 mod operating;
 mod order;
 mod outage;
+mod pipelining;
 mod policy;
 mod refusal;
 mod refused_produce;

@@ -42,13 +42,21 @@ impl ScriptedTransport {
 
     /// Ends every [`hold`](Self::hold), and delivers what was held, in order.
     pub(crate) fn release(&self) {
-        let held = {
-            let mut state = self.lock();
-            state.held_keys.clear();
-            std::mem::take(&mut state.held)
-        };
-        for (record, on_delivery) in held {
-            self.carry(&record, on_delivery);
+        self.release_but(&[]);
+    }
+
+    /// As [`release`](Self::release), but those that were held at these places fail as if no broker could be reached.
+    pub(crate) fn release_but(&self, lost: &[usize]) {
+        // What is submitted meanwhile comes behind.
+        let mut state = self.lock();
+        state.held_keys.clear();
+        let held = std::mem::take(&mut state.held);
+        for (place, (record, on_delivery)) in held.into_iter().enumerate() {
+            if lost.contains(&place) {
+                self.lose(&record, on_delivery);
+            } else {
+                self.carry(&record, on_delivery);
+            }
         }
     }
 
@@ -78,6 +86,13 @@ impl ScriptedTransport {
         assert!(self.memory.submit(record, on_delivery).is_ok(), "memory is never full");
     }
 
+    /// The test's own records arrive between, so only this one may find the other side down.
+    fn lose(&self, record: &Record, on_delivery: OnDelivery) {
+        self.memory.take_down();
+        self.carry(record, on_delivery);
+        self.memory.bring_back();
+    }
+
     fn fails(&self, record: &Record) -> bool {
         let mut state = self.lock();
         let left = state.failures.get_mut(std::str::from_utf8(&record.key).unwrap());
@@ -97,11 +112,8 @@ pub(crate) fn numbers_of(transport: &MemoryTransport, key: &str) -> Vec<u64> {
 impl Transport for ScriptedTransport {
     fn submit(&self, record: &Record, on_delivery: OnDelivery) -> Result<(), QueueFull> {
         if self.fails(record) {
-            // The test's own records arrive between, so only this one may find the other side down.
-            self.memory.take_down();
-            let submitted = self.memory.submit(record, on_delivery);
-            self.memory.bring_back();
-            return submitted;
+            self.lose(record, on_delivery);
+            return Ok(());
         }
         let mut state = self.lock();
         if state.held_keys.iter().any(|key| key.as_bytes() == record.key) {

@@ -1,7 +1,7 @@
 //! The broker is stopped, or killed, while callers emit.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
@@ -10,7 +10,9 @@ use tidings::{Emitter, EmitterExt, Receipt, Result};
 use crate::private::{Private, shared_database_url};
 use crate::support::callers::{Callers, Way};
 use crate::support::checker::Numbered;
+use crate::support::events::{Ledger, Sequence, is_published};
 use crate::support::relaying::RunningRelay;
+use crate::support::waiting::eventually;
 use crate::world::{World, world};
 
 /// What no emit may take longer than, whatever the broker does: the direct timeout of two seconds, an insert into the
@@ -100,4 +102,59 @@ async fn the_promises_hold_while_the_broker_is_killed_and_started_again() {
         kafka.bring_up().await;
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_keep_their_order_while_the_broker_hangs_and_while_it_is_killed() {
+    /// Twice the direct timeout.
+    const HANGS: Duration = Duration::from_secs(4);
+    const KEYS: usize = 20;
+    const OF_EACH_KEY: usize = 25;
+    let _services = world!();
+    let mut kafka = Private::kafka().await;
+    let world = World::on(kafka.brokers().to_owned(), &shared_database_url()).await;
+    world.outbox().migrate().await.unwrap();
+    let producer = world.producer().await;
+    let relay = RunningRelay::of(&producer);
+    let (ledger, stop, published) =
+        (Arc::new(Ledger::default()), Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let emitting = tokio::spawn({
+        let (ledger, stop, published) = (Arc::clone(&ledger), Arc::clone(&stop), Arc::clone(&published));
+        let mut sequences: Vec<_> = (0..KEYS).map(|key| Sequence::of(format!("tenant-{key}"))).collect();
+        async move {
+            while !stop.load(Ordering::SeqCst) {
+                let events: Vec<_> = (0..OF_EACH_KEY)
+                    .flat_map(|_| sequences.iter_mut().map(Sequence::next).collect::<Vec<_>>())
+                    .collect();
+                let results = producer.emit_batch(events.iter().map(Numbered::request).collect()).await;
+                for (event, result) in events.into_iter().zip(results) {
+                    assert!(result.is_ok(), "with an outbox no emit fails: {result:?}");
+                    if is_published(result.as_ref().unwrap()) {
+                        published.fetch_add(1, Ordering::SeqCst);
+                    }
+                    ledger.enter(event, &result);
+                }
+            }
+        }
+    });
+    let more = async || {
+        let before = published.load(Ordering::SeqCst);
+        eventually("batches are direct", async || (published.load(Ordering::SeqCst) > before + 1_000).then_some(()))
+            .await;
+    };
+    more().await;
+    kafka.freeze();
+    tokio::time::sleep(HANGS).await;
+    kafka.thaw();
+    more().await;
+    kafka.kill();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    kafka.bring_up().await;
+    more().await;
+    stop.store(true, Ordering::SeqCst);
+    emitting.await.unwrap();
+    let verdict = world.verdict(&ledger).await;
+    println!("batches through outages: {} accepted, {} duplicates", ledger.accepted_count(), verdict.duplicates);
+    verdict.assert_kept();
+    relay.stop().await;
 }
