@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::Plan;
 use crate::child::{self, Process};
+use crate::support::machine;
 use crate::support::report::Report;
 use crate::world::{Services, World};
 
@@ -23,7 +24,7 @@ pub(crate) async fn run(services: &Services, plan: &Plan, report: &mut Report) {
     let (id, start) = (relay.id(), Instant::now());
     world.settled(&mut connection, rows).await;
     report.add("relay_drain_per_second", rows as f64 / start.elapsed().as_secs_f64());
-    report.add("relay_cpu_us_per_event", child::cpu_time(&id).as_secs_f64() * 1e6 / rows as f64);
+    report.add("relay_cpu_us_per_event", machine::cpu_time(&id).as_secs_f64() * 1e6 / rows as f64);
     report.add("relay_rss_mb", child::peak_memory_mb(&id));
     connection.close().await.expect("the database answers");
 
@@ -39,9 +40,9 @@ pub(crate) async fn run(services: &Services, plan: &Plan, report: &mut Report) {
     }
     sleep(COME_TO_REST).await;
     let (before, cpu_before, start) =
-        (transactions(&mut connection, &world.name).await, child::cpu_time(&id), Instant::now());
+        (transactions(&mut connection, &world.name).await, machine::cpu_time(&id), Instant::now());
     sleep(plan.idle_time).await;
-    let (cpu, time) = (child::cpu_time(&id) - cpu_before, start.elapsed().as_secs_f64());
+    let (cpu, time) = (machine::cpu_time(&id) - cpu_before, start.elapsed().as_secs_f64());
     let queries = transactions(&mut connection, &world.name).await - before;
     report.add("idle_queries_per_minute", queries * 60.0 / time);
     report.add("idle_cpu_percent", cpu.as_secs_f64() * 100.0 / time);

@@ -1,7 +1,6 @@
 //! This bench in a process of its own: one that only relays, or only writes.
 
 use std::process::Stdio;
-use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
@@ -86,16 +85,6 @@ async fn relay(world: &World) {
     let relay = RunningRelay::of(&producer);
     tokio::io::stdin().read_to_end(&mut Vec::new()).await.expect("the parent closes it");
     relay.stop().await;
-}
-
-/// The CPU time that a process has taken, by its id or `self`.
-pub(crate) fn cpu_time(process: &str) -> Duration {
-    /// A hundredth of a second on every Linux there is: `getconf CLK_TCK`.
-    const TICK: Duration = Duration::from_millis(10);
-    let stat = machine::read(&format!("/proc/{process}/stat"));
-    // Behind the command's name, which may have spaces, come the fields from the third on; these are 14 and 15.
-    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(2);
-    TICK * fields.filter_map(|ticks| ticks.parse::<u32>().ok()).sum::<u32>()
 }
 
 /// The most memory that a process ever had, in megabytes.

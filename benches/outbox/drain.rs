@@ -19,10 +19,10 @@ use sqlx::{Connection, PgConnection};
 use tidings::EventId;
 use tokio::time::{Instant, sleep};
 
-use crate::support::bare;
 use crate::support::report::Report;
+use crate::support::{bare, machine};
 use crate::world::{RunningRelay, SOURCE, Services, World};
-use crate::{Plan, child, events};
+use crate::{Plan, events};
 
 /// How many records of the bare client are not counted: they find the broker, and connect.
 const CONNECTING: usize = 6;
@@ -70,7 +70,7 @@ struct Speed {
 
 impl Speed {
     fn of(count: usize, start: Instant, cpu_before: Duration) -> Self {
-        let (time, cpu) = (start.elapsed(), child::cpu_time("self") - cpu_before);
+        let (time, cpu) = (start.elapsed(), machine::cpu_time("self") - cpu_before);
         let per_second = count as f64 / time.as_secs_f64();
         Self { per_second, steady: per_second, cpu_us: cpu.as_secs_f64() * 1e6 / count as f64 }
     }
@@ -99,7 +99,7 @@ async fn drain(services: &Services, rows: usize, pinned: bool) -> Drained {
         let pin = "begin isolation level repeatable read; select count(*) from tidings.lane";
         sqlx::raw_sql(pin).execute(&mut elsewhere).await.expect("a snapshot can be taken");
     }
-    let (start, cpu) = (Instant::now(), child::cpu_time("self"));
+    let (start, cpu) = (Instant::now(), machine::cpu_time("self"));
     let relay = RunningRelay::of(&producer);
     world.settled(&mut connection, rows).await;
     let speed = Speed::of(rows, start, cpu);
@@ -176,11 +176,11 @@ async fn send(services: &Services, count: usize) -> Speed {
         let acknowledged = Acknowledged::default();
         let producer: ThreadedProducer<_> =
             config.create_with_context(acknowledged.clone()).expect("the client can be made");
-        let (mut start, mut cpu) = (Instant::now(), child::cpu_time("self"));
+        let (mut start, mut cpu) = (Instant::now(), machine::cpu_time("self"));
         for (number, (key, id, payload)) in records.iter().enumerate() {
             if number == CONNECTING {
                 producer.flush(Duration::from_secs(10)).expect("the broker takes every record");
-                (start, cpu) = (Instant::now(), child::cpu_time("self"));
+                (start, cpu) = (Instant::now(), machine::cpu_time("self"));
             }
             let headers = bare::headers(&topic, SOURCE, key, id, &time);
             let mut record = BaseRecord::to(&topic).key(key).payload(payload).headers(headers);
@@ -206,7 +206,7 @@ async fn send(services: &Services, count: usize) -> Speed {
 
 /// The settings of the relay's client.
 fn like_the_relay(brokers: &str) -> ClientConfig {
-    let mut config = bare::client(brokers);
+    let mut config = bare::client(brokers, 0);
     config.set("batch.size", "1048576").set("queue.buffering.max.messages", "100000").set("message.timeout.ms", "0");
     config
 }

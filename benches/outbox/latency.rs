@@ -138,7 +138,7 @@ fn now() -> i64 {
 async fn send(world: &World, first: usize, time: Duration) -> Vec<(usize, i64)> {
     const PAUSE: Duration = Duration::from_millis(20);
     let producer: ThreadedProducer<DefaultProducerContext> =
-        bare::client(&world.brokers).create().expect("the client can be made");
+        bare::client(&world.brokers, 0).create().expect("the client can be made");
     let (mut start, mut sent) = (Instant::now(), Vec::new());
     let mut ticks = tokio::time::interval(PAUSE);
     while start.elapsed() < time {

@@ -3,8 +3,8 @@
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 
-/// The settings of the library that matter here.
-pub(crate) fn client(brokers: &str) -> ClientConfig {
+/// The settings of the library that matter here, and how long to wait for more records to send with one.
+pub(crate) fn client(brokers: &str, linger_ms: u32) -> ClientConfig {
     let mut config = ClientConfig::new();
     for (property, value) in [
         ("bootstrap.servers", brokers),
@@ -12,10 +12,10 @@ pub(crate) fn client(brokers: &str) -> ClientConfig {
         ("enable.idempotence", "true"),
         ("partitioner", "murmur2_random"),
         ("compression.type", "lz4"),
-        ("queue.buffering.max.ms", "0"),
     ] {
         config.set(property, value);
     }
+    config.set("queue.buffering.max.ms", linger_ms.to_string());
     config
 }
 

@@ -1,6 +1,7 @@
 //! What a bench ran on. Linux only, as `scripts/services` is.
 
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -38,6 +39,22 @@ pub(crate) fn load() -> String {
 fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The CPU time that a process has taken, by its id or `self`.
+pub(crate) fn cpu_time(process: &str) -> Duration {
+    /// A hundredth of a second on every Linux there is: `getconf CLK_TCK`.
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = read(&format!("/proc/{process}/stat"));
+    // Behind the command's name, which may have spaces, come the fields from the third on; these are 14 and 15.
+    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(2);
+    TICK * fields.filter_map(|ticks| ticks.parse::<u32>().ok()).sum::<u32>()
+}
+
+/// The CPU time that this thread has taken, to the nanosecond.
+pub(crate) fn thread_time() -> Duration {
+    let taken = read("/proc/thread-self/schedstat").split(' ').next().and_then(|nanos| nanos.parse().ok());
+    Duration::from_nanos(taken.expect("Linux counts the time of a thread"))
 }
 
 pub(crate) fn read(path: &str) -> String {
