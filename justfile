@@ -8,7 +8,7 @@ default:
     @just --list --unsorted
 
 # everything that CI runs, cheapest first
-ci: check test
+ci: check test instructions
 
 # everything but the tests
 check: fmt deny clippy doc
@@ -46,6 +46,10 @@ deny:
 # all tests, against a real Kafka and a real PostgreSQL
 test *args:
     scripts/test {{ args }}
+
+# the instructions of an emit, by valgrind: no more than there were
+instructions:
+    scripts/instructions
 
 # writes anew what Apache Kafka's Java client makes of keys
 vectors:
