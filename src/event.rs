@@ -288,19 +288,22 @@ pub(crate) struct Event {
 }
 
 impl Event {
-    /// The key of the event's record.
-    pub(crate) fn into_record_key(self) -> Bytes {
-        let text = match self.record_key {
-            RecordKey::Own(text) => Some(text.into()),
-            RecordKey::Tenant => self.tenant,
-            RecordKey::Subject => self.subject,
-        };
-        match text {
-            Some(Cow::Borrowed(text)) => Bytes::from_static(text.as_bytes()),
-            // Without room to spare the buffer becomes the key as it is.
-            Some(Cow::Owned(text)) => text.into_boxed_str().into_boxed_bytes().into(),
-            None => Bytes::new(),
+    /// The key of the event's record, and the tenant, unless that is the key.
+    pub(crate) fn into_key_and_tenant(self) -> (Bytes, Option<Cow<'static, str>>) {
+        match self.record_key {
+            RecordKey::Own(text) => (bytes_of(Some(text.into())), self.tenant),
+            RecordKey::Subject => (bytes_of(self.subject), self.tenant),
+            RecordKey::Tenant => (bytes_of(self.tenant), None),
         }
+    }
+}
+
+fn bytes_of(text: Option<Cow<'static, str>>) -> Bytes {
+    match text {
+        Some(Cow::Borrowed(text)) => Bytes::from_static(text.as_bytes()),
+        // Without room to spare the buffer becomes the key as it is.
+        Some(Cow::Owned(text)) => text.into_boxed_str().into_boxed_bytes().into(),
+        None => Bytes::new(),
     }
 }
 

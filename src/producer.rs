@@ -198,6 +198,7 @@ impl Producer {
         let deadline = Instant::now() + self.0.times.of(&request);
         let resolved = self.0.catalog.resolve(request)?;
         let _room = self.0.room.enter(&resolved, self.0.direct_until(deadline)).await?;
+        self.0.admit(&resolved)?;
         self.0.deliver(resolved, deadline).await
     }
 }

@@ -18,7 +18,7 @@ use crate::support::machine::cpu_time;
 use crate::support::report::{Report, median};
 use crate::world::{self, BARE_TOPIC, LINGERS_MS, SOURCE};
 
-pub(crate) const BATCH: usize = 2_000;
+pub(crate) const BATCH: usize = 10_000;
 
 /// How the keys of a run are chosen.
 #[derive(Debug, Clone, Copy)]

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use super::{Catalog, EventDefinition};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::attribute::Source;
-use crate::event::{EmitRequest, Event, EventId};
+use crate::event::{EmitRequest, Event, EventId, RecordKey};
 use crate::naming::Naming;
 use crate::policy::{DeliveryPolicy, EffectivePolicy, OutboxMode, PoisonMode, PolicyOverride, PolicyOverrides};
 use crate::transport::Record;
@@ -52,10 +52,28 @@ pub(crate) struct Resolved {
     pub(crate) definition_key: Arc<str>,
     pub(crate) dlq_topic: Arc<str>,
     pub(crate) policy: DeliveryPolicy,
-    pub(crate) tenant: Option<Cow<'static, str>>,
+    tenant: Tenant,
     pub(crate) record: Record,
     /// Whether the topic has taken a record since the producer was built.
     pub(crate) proven: Arc<AtomicBool>,
+}
+
+/// Where the tenant of an event is.
+#[derive(Debug, Clone)]
+enum Tenant {
+    /// It is the record's key.
+    Key,
+    Own(Option<Cow<'static, str>>),
+}
+
+impl Resolved {
+    /// A copy of the tenant, if the event has one.
+    pub(crate) fn tenant(&self) -> Option<Cow<'static, str>> {
+        match &self.tenant {
+            Tenant::Key => Some(String::from_utf8_lossy(&self.record.key).into_owned().into()),
+            Tenant::Own(tenant) => tenant.clone(),
+        }
+    }
 }
 
 impl CompiledCatalog {
@@ -148,7 +166,10 @@ impl Compiled {
         let policy = self.policy.for_request(&self.key, policy_override)?;
         let (headers, payload) = self.encoder.encode(&mut event);
         let id = event.id.clone();
-        let record = Record { topic: Arc::clone(&self.topic), key: event.into_record_key(), headers, payload };
+        let is_key = matches!(event.record_key, RecordKey::Tenant);
+        let (key, tenant) = event.into_key_and_tenant();
+        let tenant = if is_key { Tenant::Key } else { Tenant::Own(tenant) };
+        let record = Record { topic: Arc::clone(&self.topic), key, headers, payload };
         let (size, max_record_bytes) = (record.wire_bytes(), self.max_record_bytes);
         if size > max_record_bytes {
             return Err(Error::new(
@@ -164,7 +185,7 @@ impl Compiled {
             definition_key: Arc::clone(&self.key),
             dlq_topic: Arc::clone(&self.dlq_topic),
             policy,
-            tenant: event.tenant,
+            tenant,
             record,
             proven: Arc::clone(&self.proven),
         })

@@ -239,7 +239,7 @@ fn the_record_key_is_tenant_then_subject_then_id_and_never_empty() {
     let key = |definition: EventDefinition, request: EmitRequest| {
         let event = accept(definition, request.payload("{}")).unwrap();
         let id = event.id.to_string();
-        (event.into_record_key(), id)
+        (event.into_key_and_tenant().0, id)
     };
     let bare = || EmitRequest::new("order.created");
     assert_eq!(key(definition(), bare().tenant("t").subject("s")).0, "t");
@@ -277,5 +277,5 @@ fn a_system_event_has_no_tenant_and_its_own_key() {
     let event =
         accept(definition().with_system(true), EmitRequest::new("order.created").tenant("t").payload("{}")).unwrap();
     assert_eq!(event.tenant, None);
-    assert_eq!(event.into_record_key(), "system:created");
+    assert_eq!(event.into_key_and_tenant().0, "system:created");
 }

@@ -1,6 +1,7 @@
 //! Events in a caller's transaction.
 
 use super::Producer;
+use crate::catalog::compiled::Resolved;
 use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EmitRequest;
@@ -21,7 +22,8 @@ impl Producer {
             requests.into_iter().map(|request| self.0.catalog.resolve(request)).collect::<Result<Vec<_>>>()?;
         if let Some(limits) = &self.0.tenant_limits {
             let enabled = resolved.iter().filter(|resolved| resolved.policy.enabled());
-            limits.check_all(enabled.filter_map(|resolved| resolved.tenant.as_ref()))?;
+            let tenants: Vec<_> = enabled.filter_map(Resolved::tenant).collect();
+            limits.check_all(&tenants)?;
         }
         let fates: Vec<_> = resolved.iter().map(|resolved| (resolved.id.clone(), resolved.policy)).collect();
         let enabled = resolved.into_iter().filter(|resolved| resolved.policy.enabled());

@@ -93,7 +93,7 @@ struct Batch<'a> {
     under_way: usize,
     bytes: usize,
     chains: Vec<Chain>,
-    /// Why a chain stopped, if it did.
+    /// Why no more events of a chain are taken up, if so.
     stopped: Vec<Option<ErrorKind>>,
     by_key: HashMap<Bytes, usize>,
     /// Chains that may have something to do.
@@ -193,6 +193,12 @@ impl<'a> Batch<'a> {
                     let chain = self.chain_of(&resolved.record.key);
                     if let Some(kind) = self.stopped[chain] {
                         self.results[place] = Some(Err(behind_a_failure(kind, resolved)));
+                        continue;
+                    }
+                    if let Err(error) = self.shared.admit(&resolved) {
+                        // Those before it go on.
+                        self.stopped[chain] = Some(error.kind());
+                        self.results[place] = Some(Err(error));
                         continue;
                     }
                     let bytes = resolved.record.wire_bytes();
@@ -393,20 +399,16 @@ impl<'a> Batch<'a> {
         for (place, event) in returned {
             self.events.insert(place, event);
         }
-        for done in done {
-            if let Err(error) = &done.result {
-                self.stopped[chain].get_or_insert(error.kind());
-            }
-            self.finish(done);
-        }
-        match self.stopped[chain] {
-            None => self.ready.push_back(chain),
-            Some(kind) => {
-                for place in self.chains[chain].stop() {
-                    if let Some(Event { resolved, bytes, .. }) = self.events.remove(place) {
-                        self.finish(Done { place, bytes, result: Err(behind_a_failure(kind, resolved)) });
-                    }
-                }
+        let failure = done.iter().find_map(|done| done.result.as_ref().err().map(Error::kind));
+        done.into_iter().for_each(|done| self.finish(done));
+        let Some(kind) = failure else {
+            self.ready.push_back(chain);
+            return;
+        };
+        self.stopped[chain] = Some(kind);
+        for place in self.chains[chain].stop() {
+            if let Some(Event { resolved, bytes, .. }) = self.events.remove(place) {
+                self.finish(Done { place, bytes, result: Err(behind_a_failure(kind, resolved)) });
             }
         }
     }

@@ -26,14 +26,20 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 const BREAKER_OPEN: &str = "the breaker is open: the broker does not serve, and is left alone until it does";
 
 impl Shared {
+    /// Counts an event against what its tenant may emit.
+    pub(super) fn admit(&self, resolved: &Resolved) -> Result<()> {
+        let Some(limits) = self.tenant_limits.as_ref().filter(|_| resolved.policy.enabled()) else { return Ok(()) };
+        match resolved.tenant() {
+            Some(tenant) => limits.check(&tenant).map_err(|error| error.with_event_id(resolved.id.clone())),
+            None => Ok(()),
+        }
+    }
+
     /// Takes an event the way that its policy, its lane and the broker allow.
     pub(super) async fn deliver(&self, resolved: Resolved, deadline: Instant) -> Result<Receipt> {
         let policy = resolved.policy;
         if !policy.enabled() {
             return Ok(Receipt::new(resolved.id, Outcome::Disabled));
-        }
-        if let (Some(limits), Some(tenant)) = (&self.tenant_limits, &resolved.tenant) {
-            limits.check(tenant).map_err(|error| error.with_event_id(resolved.id.clone()))?;
         }
         // A policy that needs an outbox is refused at start if there is none.
         let Some(fallback) = &self.fallback else {
