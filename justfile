@@ -24,6 +24,7 @@ clippy:
     cargo clippy --no-default-features --features postgres --lib -- -D warnings
     cargo clippy --no-default-features --features sqlite --lib -- -D warnings
     cargo clippy --no-default-features --features testing --lib -- -D warnings
+    cargo clippy --no-default-features --features axum --lib -- -D warnings
     cargo clippy --no-default-features --features admin --lib -- -D warnings
     cargo clippy --no-default-features --features admin,postgres --lib -- -D warnings
     cargo clippy --no-default-features --features admin,sqlite --lib -- -D warnings
