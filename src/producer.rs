@@ -107,7 +107,7 @@ impl Producer {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] if its Kafka client can't be made.
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) if its Kafka client can't be made.
     ///
     /// # Cancel safety
     ///
@@ -148,7 +148,7 @@ impl Producer {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Storage`] if the outbox's database fails. The events are delivered all the same.
+    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage) if the outbox's database fails. The events are delivered all the same.
     ///
     /// # Cancel safety
     ///
