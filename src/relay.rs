@@ -234,6 +234,7 @@ impl Relay {
                 // Counted from before the question, so never longer than the database counts it.
                 self.leased_until = asked_at + LEASE_TIME;
                 self.life = life;
+                self.hear(&leases, life).await;
                 let pause = if leases.len() < share { ASK_EVERY } else { RENEW_EVERY };
                 self.renew_at = asked_at + if self.adopt(leases).await { pause } else { RETRY_AFTER };
             }
@@ -243,6 +244,22 @@ impl Relay {
                     self.lanes.clear();
                 }
             }
+        }
+    }
+
+    /// Takes in which numbers others have drawn. If they were rolled back and nothing is stored behind them, nobody else tells,
+    /// and producers would take the lane for spilled for ever.
+    async fn hear(&self, leases: &[Lease], life: i64) {
+        let spills = &self.fallback.spills;
+        let known = spills.all_known();
+        let is_new = |lease: &Lease| known.get(usize::from(lease.lane)).is_some_and(|known| known.life != life);
+        if leases.iter().any(is_new)
+            && let Some(heads) = within(self.outbox.heads()).await
+        {
+            spills.refresh(&known, &heads);
+        }
+        for lease in leases {
+            spills.hear(lease.lane, lease.last, life);
         }
     }
 
@@ -268,7 +285,7 @@ impl Relay {
         for (lane, parked) in parked {
             of_lane.entry(lane).or_default().push(parked);
         }
-        let (mut taken, now) = (0, Instant::now());
+        let (mut taken, mut surplus, now) = (0, Vec::new(), Instant::now());
         for lease in leases {
             let parked = of_lane.remove(&lease.lane).unwrap_or_default();
             if let Some(lane) = self.lanes.get_mut(&lease.lane) {
@@ -278,12 +295,19 @@ impl Relay {
                         lane.command(&key, head, command, now);
                     }
                 }
-            } else if lease.keep && is_sound(&lease) {
+            } else if !lease.keep {
+                surplus.push(lease.lane);
+            } else if is_sound(&lease) {
                 taken += 1;
                 self.tenures += 1;
                 let lane = Lane::new(lease.epoch, self.tenures, Cursor::new(lease.settled), parked, now);
                 self.lanes.insert(lease.lane, lane);
             }
+        }
+        // Handed over, but that could not be written down; or leased in an earlier life of the database. As long as this relay renews
+        // its leases, nobody else would end these.
+        if !surplus.is_empty() {
+            within(self.outbox.release(self.id, &surplus, false)).await;
         }
         self.fallback.spills.relay_here(|lane| self.lanes.contains_key(&lane));
         if taken > 0 {
@@ -302,7 +326,7 @@ impl Relay {
         }
         self.lanes.retain(|_, lane| !ready(lane));
         tracing::info!(lanes = lanes.len(), "the relay hands lanes over");
-        // If that fails, the leases run out.
+        // If that fails, it is done when they are leased again.
         within(self.outbox.release(self.id, &lanes, false)).await;
     }
 
@@ -650,6 +674,7 @@ impl Relay {
 
     /// When there is next something to do without being told.
     fn wake_at(&self, reading: bool) -> Instant {
+        let is_leased = Instant::now() < self.leased_until;
         let unsaved = self.lanes.values().any(|lane| lane.has_unsaved() || lane.cursor.wants_mark());
         let times = [
             Some(self.renew_at.min(self.retain_at)),
@@ -658,7 +683,8 @@ impl Relay {
             self.lanes.values().any(|lane| lane.is_behind).then_some(self.ask_drawn_at),
             // When there is no room, a report tells that there is again.
             (!reading && self.readable().next().is_some()).then(|| self.poll.due_at()),
-            self.lanes.values().filter_map(Lane::next_due).min(),
+            // Nothing of lanes that are not ours for certain, or leave, is tried again.
+            self.lanes.values().filter(|lane| is_leased && !lane.leaving).filter_map(Lane::next_due).min(),
         ];
         times.into_iter().flatten().min().unwrap_or(self.renew_at)
     }

@@ -198,6 +198,14 @@ impl Spills {
         }
     }
 
+    /// Takes in that numbers up to this one were given out in this life of the database, by whomever.
+    pub(crate) fn hear(&self, lane: u16, last: i64, life: i64) {
+        let lane = &self.lanes[usize::from(lane)];
+        if lane.life.load(Ordering::SeqCst) == life {
+            lane.last.fetch_max(last, Ordering::SeqCst);
+        }
+    }
+
     /// One more event of a spilled lane comes along. Whether so many have taken the detour that this one had better wait.
     pub(crate) fn is_detour_long(&self, lane: u16) -> bool {
         let lane = &self.lanes[usize::from(lane)];

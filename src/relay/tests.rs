@@ -30,6 +30,8 @@ fn row(sequence: i64, key: Bytes) -> StoredRow {
 #[derive(Debug)]
 struct FakeOutbox {
     rows: Mutex<BTreeMap<i64, String>>,
+    /// The highest number that was given out, if it is not that of a row.
+    drawn: AtomicI64,
     settled: Mutex<RangeSet<i64>>,
     epoch: Mutex<i64>,
     life: AtomicI64,
@@ -50,6 +52,7 @@ impl FakeOutbox {
         let rows = numbers.into_iter().map(|number| (number, "key".to_owned())).collect();
         Arc::new(Self {
             rows: Mutex::new(rows),
+            drawn: AtomicI64::new(0),
             settled: Mutex::new(settled),
             held: Mutex::default(),
             parked: Mutex::default(),
@@ -63,6 +66,11 @@ impl FakeOutbox {
             refuses: AtomicBool::new(false),
             refuses_progress: AtomicBool::new(false),
         })
+    }
+
+    fn last(&self) -> i64 {
+        let of_rows = self.rows.lock().unwrap().keys().last().copied();
+        of_rows.max(Some(self.drawn.load(Ordering::SeqCst))).unwrap_or(0)
     }
 
     fn answer<T: Send + 'static>(&self, answer: T) -> BoxFuture<'static, Result<T>> {
@@ -89,13 +97,13 @@ impl Outbox for FakeOutbox {
     }
 
     fn heads(&self) -> BoxFuture<'_, Result<Vec<Head>>> {
-        let last = self.rows.lock().unwrap().keys().last().copied().unwrap_or(0);
+        let last = self.last();
         self.answer(vec![Head { last, floor: 1, highest_settled: 0, life: self.life.load(Ordering::SeqCst) }])
     }
 
     fn lease(&self, _: Uuid, _: Duration) -> BoxFuture<'_, Result<Leases>> {
         let settled = self.settled.lock().unwrap().clone();
-        let last = self.rows.lock().unwrap().keys().last().copied().unwrap_or(0);
+        let last = self.last();
         let keep = !self.wanted_elsewhere.load(Ordering::SeqCst);
         let lease = Lease { lane: 0, epoch: *self.epoch.lock().unwrap(), settled, last, keep };
         self.answer(Leases { leases: vec![lease], share: 1, life: self.life.load(Ordering::SeqCst) })
@@ -613,6 +621,54 @@ async fn numbers_that_the_database_never_gave_out_are_not_taken_for_dead() {
     })
     .await;
     assert_eq!(numbers(&transport), (1..8).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_number_that_another_process_drew_and_rolled_back_is_found_out_though_nothing_is_stored_behind_it() {
+    let outbox = FakeOutbox::new([], RangeSet::new());
+    let transport = Arc::new(MemoryTransport::default());
+    relay(&outbox, &transport, async || {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        outbox.drawn.store(3, Ordering::SeqCst);
+        until(|| outbox.settled.lock().unwrap().contains(&3)).await;
+        // Nor does it matter in which life of the database that is.
+        outbox.life.store(2, Ordering::SeqCst);
+        outbox.drawn.store(5, Ordering::SeqCst);
+        until(|| outbox.settled.lock().unwrap().contains(&5)).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_it_has_and_must_not_keep_is_released_though_it_knows_nothing_of_it() {
+    let outbox = FakeOutbox::new(1..4, RangeSet::new());
+    // Handed over before, and that could not be written down.
+    outbox.wanted_elsewhere.store(true, Ordering::SeqCst);
+    let (relay, _) = leased(&outbox).await;
+    assert!(relay.lanes.is_empty());
+    assert_eq!(*outbox.epoch.lock().unwrap(), 1, "it is released");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_parked_key_that_is_due_does_not_keep_it_busy_once_its_leases_have_run_out() {
+    let outbox = FakeOutbox::new(1..4, RangeSet::new());
+    let parked = Parked {
+        key: Bytes::from("key"),
+        head: 1,
+        error_kind: ErrorKind::RecordRejected,
+        error: String::new(),
+        attempts: 1,
+        first_failure_at: Utc::now(),
+        retry_in: Duration::ZERO,
+        command: None,
+    };
+    outbox.parked.lock().unwrap().insert(parked.key.clone(), parked);
+    let (mut relay, _) = leased(&outbox).await;
+    let now = Instant::now();
+    assert_eq!(relay.wake_at(true), now, "it is due");
+    relay.leased_until = now;
+    relay.renew_at = now + Duration::from_secs(1);
+    assert!(relay.wake_at(true) > now);
 }
 
 #[tokio::test(start_paused = true)]
