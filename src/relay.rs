@@ -233,6 +233,10 @@ impl Relay {
             Some(Leases { leases, share, life }) => {
                 // Counted from before the question, so never longer than the database counts it.
                 self.leased_until = asked_at + LEASE_TIME;
+                if life != self.life {
+                    // What is known of the lanes is of another history, whatever their epochs are.
+                    self.lanes.clear();
+                }
                 self.life = life;
                 self.hear(&leases, life).await;
                 let pause = if leases.len() < share { ASK_EVERY } else { RENEW_EVERY };

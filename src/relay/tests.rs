@@ -640,6 +640,17 @@ async fn a_number_that_another_process_drew_and_rolled_back_is_found_out_though_
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_known_of_a_lane_is_forgotten_in_another_life_of_the_database_though_its_epoch_is_the_same() {
+    let outbox = FakeOutbox::new(1..4, RangeSet::new());
+    let (mut relay, _) = leased(&outbox).await;
+    read_page(&mut relay).await;
+    outbox.life.store(2, Ordering::SeqCst);
+    relay.renew_at = Instant::now();
+    relay.keep_leases().await;
+    assert_eq!(relay.lanes[&0].len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lane_that_it_has_and_must_not_keep_is_released_though_it_knows_nothing_of_it() {
     let outbox = FakeOutbox::new(1..4, RangeSet::new());
     // Handed over before, and that could not be written down.
