@@ -144,6 +144,14 @@ impl Breaker {
         self.with(|machine| machine.failed(era, now()));
     }
 
+    /// Tells the machine of the successes since it was last told. Now and then, or those of hours would all count for the moment
+    /// of the next failure, and hide its share.
+    pub(crate) fn count_successes(&self) {
+        if self.successes.load(Ordering::Relaxed) > 0 {
+            self.with(|_| ());
+        }
+    }
+
     /// Nobody answers.
     pub(crate) fn fell_silent(&self) {
         self.with(|machine| machine.fell_silent(now()));
@@ -276,6 +284,21 @@ mod tests {
             }
         }
         assert_eq!(breaker.state(), BreakerState::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn successes_of_long_ago_do_not_hide_the_share_of_failures() {
+        let breaker = breaker();
+        for _ in 0..1_000 {
+            breaker.permit().unwrap().succeeded();
+        }
+        breaker.count_successes();
+        tokio::time::advance(std::time::Duration::from_secs(60)).await;
+        for _ in 0..5 {
+            breaker.permit().unwrap().succeeded();
+            breaker.permit().unwrap().failed();
+        }
+        assert_eq!(breaker.state(), BreakerState::Open);
     }
 
     #[test]

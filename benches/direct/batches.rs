@@ -4,16 +4,15 @@
 //! waited for.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use tidings::{Emitter, EventId, Producer};
 
 use crate::Plan;
-use crate::support::bare;
+use crate::support::bare::{self, Acknowledged};
 use crate::support::machine::cpu_time;
 use crate::support::report::{Report, median};
 use crate::world::{self, BARE_TOPIC, LINGERS_MS, SOURCE};
@@ -137,20 +136,5 @@ impl Bare {
         self.producer.flush(Duration::from_secs(60)).expect("the broker takes every record");
         assert_eq!(self.acknowledged.0.load(Ordering::Relaxed) - before, events);
         Speed::since(start, cpu, events)
-    }
-}
-
-/// Counts what was acknowledged.
-#[derive(Debug, Clone, Default)]
-struct Acknowledged(Arc<AtomicUsize>);
-
-impl ClientContext for Acknowledged {}
-
-impl ProducerContext for Acknowledged {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        assert!(result.is_ok(), "the broker takes every record");
-        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }

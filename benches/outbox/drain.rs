@@ -8,19 +8,19 @@
 //!
 //! The pinned drain is the same while a session elsewhere holds a snapshot that is older than the drain.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
-use rdkafka::{ClientConfig, ClientContext};
+use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use sqlx::{Connection, PgConnection};
 use tidings::EventId;
 use tokio::time::{Instant, sleep};
 
+use crate::support::bare::{self, Acknowledged};
+use crate::support::machine;
 use crate::support::report::Report;
-use crate::support::{bare, machine};
 use crate::world::{RunningRelay, SOURCE, Services, World};
 use crate::{Plan, events};
 
@@ -146,21 +146,6 @@ impl Dead {
             );
             sleep(Duration::from_millis(50)).await;
         }
-    }
-}
-
-/// Counts what was acknowledged.
-#[derive(Debug, Clone, Default)]
-struct Acknowledged(Arc<AtomicUsize>);
-
-impl ClientContext for Acknowledged {}
-
-impl ProducerContext for Acknowledged {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        assert!(result.is_ok(), "the broker takes every record");
-        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -1,7 +1,11 @@
 //! The bare client that the library is held against: rdkafka with the library's settings, keys, headers and payloads.
 
-use rdkafka::ClientConfig;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{DeliveryResult, ProducerContext};
+use rdkafka::{ClientConfig, ClientContext};
 
 /// The settings of the library that matter here, and how long to wait for more records to send with one.
 pub(crate) fn client(brokers: &str, linger_ms: u32) -> ClientConfig {
@@ -42,4 +46,19 @@ pub(crate) fn headers(ce_type: &str, source: &str, tenant: &str, id: &str, time:
     headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |all, (key, value)| {
         all.insert(Header { key, value: Some(*value) })
     })
+}
+
+/// Counts what was acknowledged.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Acknowledged(pub(crate) Arc<AtomicUsize>);
+
+impl ClientContext for Acknowledged {}
+
+impl ProducerContext for Acknowledged {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        assert!(result.is_ok(), "the broker takes every record");
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }

@@ -67,6 +67,7 @@ impl Watch {
                 generation = client.generation;
                 pulse = Pulse::new(self.silence);
             }
+            self.breaker.count_successes();
             match self.breaker.state() {
                 BreakerState::Closed | BreakerState::ForcedClosed => self.look(&*client.transport, &mut pulse),
                 BreakerState::ForcedOpen => {}
