@@ -346,7 +346,7 @@ impl Relay {
     /// Tries the first held events of parked keys whose time has come.
     async fn retry_parked(&mut self) {
         let now = Instant::now();
-        let due = |lane: &Lane| !lane.leaving && lane.next_trial().is_some_and(|at| at <= now);
+        let due = |lane: &Lane| !lane.leaving && lane.next_trial(self.save_at).is_some_and(|at| at <= now);
         let lanes: Vec<_> = self.lanes.iter().filter(|(_, lane)| due(lane)).map(|(lane, _)| *lane).collect();
         if lanes.is_empty() || now >= self.leased_until {
             return;
@@ -688,7 +688,11 @@ impl Relay {
             // When there is no room, a report tells that there is again.
             (!reading && self.readable().next().is_some()).then(|| self.poll.due_at()),
             // Nothing of lanes that are not ours for certain, or leave, is tried again.
-            self.lanes.values().filter(|lane| is_leased && !lane.leaving).filter_map(Lane::next_due).min(),
+            self.lanes
+                .values()
+                .filter(|lane| is_leased && !lane.leaving)
+                .filter_map(|lane| lane.next_due(self.save_at))
+                .min(),
         ];
         times.into_iter().flatten().min().unwrap_or(self.renew_at)
     }

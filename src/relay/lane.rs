@@ -382,18 +382,19 @@ impl Lane {
     }
 
     /// When a stuck or parked key is next due.
-    pub(crate) fn next_due(&self) -> Option<Instant> {
+    pub(crate) fn next_due(&self, save_at: Instant) -> Option<Instant> {
         let stuck = self.stuck.values().filter(|stuck| stuck.in_flight == 0).map(|stuck| stuck.retry_at);
-        stuck.chain(self.next_trial()).min()
+        stuck.chain(self.next_trial(save_at)).min()
     }
 
-    /// When a parked key is next due.
-    pub(crate) fn next_trial(&self) -> Option<Instant> {
+    /// When a parked key is next due: not before what is held was written down, which is tried at `save_at`.
+    pub(crate) fn next_trial(&self, save_at: Instant) -> Option<Instant> {
         let waiting = self.parked.values().filter_map(|key| match key.state {
             State::Waiting(until) => Some(until),
             _ => None,
         });
-        waiting.min()
+        let due = waiting.min()?;
+        Some(if self.has_unsaved() { due.max(save_at) } else { due })
     }
 
     /// A parked key whose time has come. Its held rows are to be read, and to be given to [`retry`](Self::retry).

@@ -269,6 +269,21 @@ async fn read_page(relay: &mut Relay) {
     relay.look(answer);
 }
 
+/// Parks the key of all rows; it is due.
+fn park_key(outbox: &FakeOutbox) {
+    let parked = Parked {
+        key: Bytes::from("key"),
+        head: 1,
+        error_kind: ErrorKind::RecordRejected,
+        error: String::new(),
+        attempts: 1,
+        first_failure_at: Utc::now(),
+        retry_in: Duration::ZERO,
+        command: None,
+    };
+    outbox.parked.lock().unwrap().insert(parked.key.clone(), parked);
+}
+
 /// Has the relay lose the lane, and win it back.
 async fn lose_and_win(relay: &mut Relay, outbox: &FakeOutbox) {
     *outbox.epoch.lock().unwrap() += 1;
@@ -661,19 +676,25 @@ async fn a_lane_that_it_has_and_must_not_keep_is_released_though_it_knows_nothin
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_parked_key_whose_held_rows_can_not_be_written_down_waits_like_everything_else() {
+    let outbox = FakeOutbox::new(1..4, RangeSet::new());
+    park_key(&outbox);
+    let (mut relay, _) = leased(&outbox).await;
+    read_page(&mut relay).await;
+    outbox.refuses_progress.store(true, Ordering::SeqCst);
+    relay.retry_parked().await;
+    relay.renew_at = Instant::now() + Duration::from_secs(1);
+    assert!(relay.wake_at(true) > Instant::now(), "it would try again at once, for ever");
+    outbox.refuses_progress.store(false, Ordering::SeqCst);
+    tokio::time::advance(RETRY_AFTER).await;
+    relay.retry_parked().await;
+    assert!(!relay.queue.is_empty(), "it is tried once its rows are written down");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_parked_key_that_is_due_does_not_keep_it_busy_once_its_leases_have_run_out() {
     let outbox = FakeOutbox::new(1..4, RangeSet::new());
-    let parked = Parked {
-        key: Bytes::from("key"),
-        head: 1,
-        error_kind: ErrorKind::RecordRejected,
-        error: String::new(),
-        attempts: 1,
-        first_failure_at: Utc::now(),
-        retry_in: Duration::ZERO,
-        command: None,
-    };
-    outbox.parked.lock().unwrap().insert(parked.key.clone(), parked);
+    park_key(&outbox);
     let (mut relay, _) = leased(&outbox).await;
     let now = Instant::now();
     assert_eq!(relay.wake_at(true), now, "it is due");

@@ -115,7 +115,7 @@ async fn each_failure_of_the_first_row_makes_the_key_wait_longer() {
     let mut now = Instant::now();
     lane.failed(1, &outage(), now, Utc::now());
     for wait in [100, 200, 400, 800] {
-        assert_eq!(lane.next_due(), Some(now + Duration::from_millis(wait)));
+        assert_eq!(lane.next_due(now), Some(now + Duration::from_millis(wait)));
         now += Duration::from_millis(wait);
         assert_eq!(lane.due(now), [1]);
         lane.failed(1, &outage(), now, Utc::now());
@@ -128,7 +128,7 @@ async fn what_is_said_of_a_row_that_is_not_there_changes_nothing() {
     let mut lane = lane(&["a"]);
     assert_eq!(lane.delivered(7, Instant::now()), [0i64; 0]);
     assert_eq!(lane.failed(7, &outage(), Instant::now(), Utc::now()), 0);
-    assert_eq!((lane.len(), lane.next_due()), (1, None));
+    assert_eq!((lane.len(), lane.next_due(Instant::now())), (1, None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -262,13 +262,13 @@ proptest! {
                 }
             }
             in_flight.extend(lane.due(now));
-            if lane.next_trial().is_some_and(|due| due <= now) {
+            if lane.next_trial(now).is_some_and(|due| due <= now) {
                 written.save(&mut lane);
                 let Trial { key, limit, .. } = lane.trial(now).unwrap();
                 in_flight.extend(lane.retry(&key, written.held_rows(&key, limit), limit, now));
             }
             let Some(number) = in_flight.pop_front() else {
-                match lane.next_due() {
+                match lane.next_due(now) {
                     Some(due) => { now = now.max(due); continue }
                     None => break,
                 }
