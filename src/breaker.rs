@@ -10,6 +10,9 @@ use tokio::time::Instant;
 mod machine;
 pub(crate) mod pulse;
 
+use crate::error::Result;
+use crate::transport::Delivery;
+
 pub(crate) use machine::BreakerConfig;
 use machine::{Machine, Trial};
 
@@ -205,6 +208,15 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
+    /// What the call came to.
+    pub(crate) fn hear(self, result: &Result<Delivery>) {
+        match result {
+            Ok(_) => self.succeeded(),
+            Err(error) if error.kind().is_broker_health() => self.failed(),
+            Err(_) => drop(self),
+        }
+    }
+
     /// The broker took what the call brought.
     pub(crate) fn succeeded(mut self) {
         if self.era != self.breaker.era() {

@@ -294,7 +294,7 @@ impl Row {
         Self {
             lane: lane::of_key(&resolved.record.key, lanes.count()),
             event_id: resolved.id,
-            definition_key: resolved.definition_key,
+            definition_key: Arc::clone(&resolved.definition.key),
             record: resolved.record,
         }
     }

@@ -192,20 +192,18 @@ impl Producer {
         let entered = self.0.running.enter();
         if self.0.closed.load(Ordering::SeqCst) { Err(closed()) } else { Ok(entered) }
     }
-
-    async fn emit_one(&self, request: EmitRequest) -> Result<Receipt> {
-        let _running = self.enter()?;
-        let deadline = Instant::now() + self.0.times.of(&request);
-        let resolved = self.0.catalog.resolve(request)?;
-        let _room = self.0.room.enter(&resolved, self.0.direct_until(deadline)).await?;
-        self.0.admit(&resolved)?;
-        self.0.deliver(resolved, deadline).await
-    }
 }
 
 impl Emitter for Producer {
     fn emit(&self, request: EmitRequest) -> BoxFuture<'_, Result<Receipt>> {
-        Box::pin(self.emit_one(request))
+        Box::pin(async move {
+            let _running = self.enter()?;
+            let shared = &*self.0;
+            let deadline = Instant::now() + shared.times.of(&request);
+            let (resolved, room) = shared.begin(request)?;
+            let Some(_room) = room else { return Box::pin(shared.deliver_when_room(resolved, deadline)).await };
+            shared.deliver(resolved, deadline).await
+        })
     }
 
     fn emit_batch(&self, requests: Vec<EmitRequest>) -> BoxFuture<'_, Vec<Result<Receipt>>> {

@@ -15,7 +15,7 @@ use crate::error::{ErrorKind, Result};
 use crate::outbox::{Hole, Lease, Leases, Limits, Outbox, Page, Parked, StoredRow, highest};
 use crate::producer::client::{Role, Transports};
 use crate::producer::fallback::Fallback;
-use crate::transport::{Delivery, Transport};
+use crate::transport::{Delivery, OnDelivery, Transport};
 
 mod changes;
 mod cursor;
@@ -455,7 +455,7 @@ impl Relay {
                 }
             };
             let (reporter, client) = (self.reporter.clone(), self.client);
-            let on_delivery = Box::new(move |result| {
+            let on_delivery = OnDelivery::new(move |result| {
                 // The relay may be gone: its successor reads the row again.
                 let _ = reporter.send(Report { ticket, client, result });
             });

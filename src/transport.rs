@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use crate::BoxFuture;
+use crate::breaker::Permit;
 use crate::error::{Error, Result};
 use crate::wire::Headers;
 
@@ -63,18 +65,49 @@ impl Delivery {
     }
 }
 
-/// Called once with what became of a record, from a thread of the transport's: it must not block.
-pub type OnDelivery = Box<dyn FnOnce(Result<Delivery>) + Send + Sync>;
+/// Is told what became of a record.
+pub struct OnDelivery(Then);
 
-/// The transport's queue was full. Here is the callback, not called.
-#[non_exhaustive]
-pub struct QueueFull(pub OnDelivery);
+enum Then {
+    Call(Box<dyn FnOnce(Result<Delivery>) + Send + Sync>),
+    /// Tells the breaker and the caller. Every direct emit has one, and it needs no allocation.
+    Tell(Permit, oneshot::Sender<Result<Delivery>>),
+}
 
-impl std::fmt::Debug for QueueFull {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("QueueFull")
+impl OnDelivery {
+    /// One that calls this function, on a thread of the transport's: it must not block.
+    pub fn new(then: impl FnOnce(Result<Delivery>) + Send + Sync + 'static) -> Self {
+        Self(Then::Call(Box::new(then)))
+    }
+
+    /// One that tells the breaker, and whoever waits for it.
+    pub(crate) fn tell(permit: Permit, caller: oneshot::Sender<Result<Delivery>>) -> Self {
+        Self(Then::Tell(permit, caller))
+    }
+
+    /// Says what became of the record. It does not block.
+    pub fn call(self, result: Result<Delivery>) {
+        match self.0 {
+            Then::Call(then) => then(result),
+            Then::Tell(permit, caller) => {
+                permit.hear(&result);
+                // Nobody waits any more if the emit was given up, or dropped.
+                let _ = caller.send(result);
+            }
+        }
     }
 }
+
+impl std::fmt::Debug for OnDelivery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnDelivery")
+    }
+}
+
+/// The transport's queue was full. Here is the callback, not called.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct QueueFull(pub OnDelivery);
 
 /// How a transport is doing.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -173,15 +206,15 @@ pub trait Transport: std::fmt::Debug + Send + Sync + 'static {
     fn probe(&self, timeout: Duration) -> BoxFuture<'_, Result<()>>;
 }
 
-/// Submits `record`, waiting for room in the queue as long as it takes.
+/// Submits `record`, for which there was no room, waiting for some as long as it takes.
 ///
 /// Dropped while it waits, it has submitted nothing.
 pub(crate) async fn submit_when_room(transport: &dyn Transport, record: &Record, mut on_delivery: OnDelivery) {
     loop {
+        transport.room().await;
         match transport.submit(record, on_delivery) {
             Ok(()) => return,
             Err(QueueFull(refused)) => on_delivery = refused,
         }
-        transport.room().await;
     }
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Catalog, EventDefinition};
 use crate::error::{Error, ErrorKind, Result};
@@ -24,14 +24,34 @@ pub(crate) struct CompiledCatalog {
 
 #[derive(Debug)]
 struct Compiled {
-    key: Arc<str>,
+    definition: Arc<Definition>,
     topic: Arc<str>,
-    dlq_topic: Arc<str>,
-    /// Whether the topic has taken a record.
-    proven: Arc<AtomicBool>,
     policy: EffectivePolicy,
     encoder: Encoder,
     max_record_bytes: usize,
+}
+
+/// What all events of a definition share.
+#[derive(Debug)]
+pub(crate) struct Definition {
+    pub(crate) key: Arc<str>,
+    pub(crate) dlq_topic: Arc<str>,
+    /// Whether the topic has taken a record since the producer was built.
+    proven: Arc<AtomicBool>,
+}
+
+impl Definition {
+    pub(crate) fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
+
+    /// Says that the topic has taken a record.
+    pub(crate) fn prove(&self) {
+        // Read first: it is written once, and shared by all.
+        if !self.is_proven() {
+            self.proven.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// What a catalog is compiled for.
@@ -49,13 +69,10 @@ pub(crate) struct Settings<'a> {
 #[derive(Debug, Clone)]
 pub(crate) struct Resolved {
     pub(crate) id: EventId,
-    pub(crate) definition_key: Arc<str>,
-    pub(crate) dlq_topic: Arc<str>,
+    pub(crate) definition: Arc<Definition>,
     pub(crate) policy: DeliveryPolicy,
     tenant: Tenant,
     pub(crate) record: Record,
-    /// Whether the topic has taken a record since the producer was built.
-    pub(crate) proven: Arc<AtomicBool>,
 }
 
 /// Where the tenant of an event is.
@@ -94,18 +111,15 @@ impl CompiledCatalog {
             ));
         }
         let mut compiled = Vec::new();
+        // Definitions that share their topic share what is known of it.
+        let mut proven = HashMap::new();
         for definition in catalog.definitions() {
-            match Compiled::new(definition, settings) {
+            match Compiled::new(definition, settings, &mut proven) {
                 Ok(definition) => compiled.push(definition),
                 Err(error) => faults.push(error),
             }
         }
         Error::all(faults)?;
-        // Definitions that share their topic share what is known of it.
-        let mut topics = HashMap::new();
-        for compiled in &mut compiled {
-            compiled.proven = Arc::clone(topics.entry(Arc::clone(&compiled.topic)).or_default());
-        }
         Ok(Self { catalog, compiled })
     }
 
@@ -132,7 +146,8 @@ impl CompiledCatalog {
     /// What becomes of poisonous events, by definition key, and where dead ones go.
     pub(crate) fn poison(&self) -> HashMap<Arc<str>, (PoisonMode, Arc<str>)> {
         let of = |compiled: &Compiled| {
-            (Arc::clone(&compiled.key), (compiled.policy.poison(), Arc::clone(&compiled.dlq_topic)))
+            let Definition { key, dlq_topic, .. } = &*compiled.definition;
+            (Arc::clone(key), (compiled.policy.poison(), Arc::clone(dlq_topic)))
         };
         self.compiled.iter().map(of).collect()
     }
@@ -148,22 +163,30 @@ impl CompiledCatalog {
 }
 
 impl Compiled {
-    fn new(definition: &EventDefinition, settings: &Settings<'_>) -> Result<Self> {
+    fn new(
+        definition: &EventDefinition,
+        settings: &Settings<'_>,
+        proven: &mut HashMap<Arc<str>, Arc<AtomicBool>>,
+    ) -> Result<Self> {
         let names = settings.naming.names(definition, settings.source)?;
         let operator = settings.overrides.get(&definition.key);
+        let topic: Arc<str> = names.topic.into();
+        let proven = Arc::clone(proven.entry(Arc::clone(&topic)).or_default());
         Ok(Self {
-            key: definition.key.as_str().into(),
+            definition: Arc::new(Definition {
+                key: definition.key.as_str().into(),
+                dlq_topic: names.dlq_topic.into(),
+                proven,
+            }),
             encoder: Encoder::new(definition, settings.source, &names.ce_type, settings.style),
-            topic: names.topic.into(),
-            dlq_topic: names.dlq_topic.into(),
+            topic,
             policy: EffectivePolicy::compile(&definition.key, definition.policy, &operator, settings.has_outbox)?,
             max_record_bytes: settings.max_record_bytes,
-            proven: Arc::default(),
         })
     }
 
     fn resolve(&self, mut event: Event, policy_override: &PolicyOverride) -> Result<Resolved> {
-        let policy = self.policy.for_request(&self.key, policy_override)?;
+        let policy = self.policy.for_request(&self.definition.key, policy_override)?;
         let (headers, payload) = self.encoder.encode(&mut event);
         let id = event.id.clone();
         let is_key = matches!(event.record_key, RecordKey::Tenant);
@@ -176,19 +199,11 @@ impl Compiled {
                 ErrorKind::TooLarge,
                 format!(
                     "the record of `{}` has {size} bytes with key and headers; at most {max_record_bytes} are allowed",
-                    self.key
+                    self.definition.key
                 ),
             ));
         }
-        Ok(Resolved {
-            id,
-            definition_key: Arc::clone(&self.key),
-            dlq_topic: Arc::clone(&self.dlq_topic),
-            policy,
-            tenant,
-            record,
-            proven: Arc::clone(&self.proven),
-        })
+        Ok(Resolved { id, definition: Arc::clone(&self.definition), policy, tenant, record })
     }
 }
 

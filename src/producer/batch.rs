@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -10,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until};
 
 use super::client::Client;
-use super::direct::{LOOK_EVERY, published, tell};
+use super::direct::{LOOK_EVERY, published};
 use super::{Producer, Shared};
 use crate::BoxFuture;
 use crate::breaker::Permit;
@@ -20,7 +19,7 @@ use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EmitRequest;
 use crate::policy::OutboxMode;
-use crate::transport::{Delivery, QueueFull};
+use crate::transport::{OnDelivery, QueueFull};
 
 mod chain;
 mod detour;
@@ -261,7 +260,7 @@ impl<'a> Batch<'a> {
                     }
                 }
                 Way::Publish(permit) => {
-                    let proven = event.resolved.proven.load(Ordering::Relaxed);
+                    let proven = event.resolved.definition.is_proven();
                     if !self.chains[chain].may_submit(self.client.generation, proven) {
                         return;
                     }
@@ -306,8 +305,8 @@ impl<'a> Batch<'a> {
             _ => event.deadline.min(now + self.shared.times.delivery),
         };
         let reports = Arc::clone(&self.reports);
-        let on_delivery = Box::new(move |result: Result<Delivery>| {
-            tell(permit, &result);
+        let on_delivery = OnDelivery::new(move |result| {
+            permit.hear(&result);
             reports.push(place, result);
         });
         if let Err(QueueFull(_)) = self.client.transport.submit(&event.resolved.record, on_delivery) {

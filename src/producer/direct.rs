@@ -1,22 +1,22 @@
 //! The direct way, and the choice between the two.
 
 use std::pin::pin;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use tokio::sync::oneshot;
+use tokio::sync::{SemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
 use super::client::Client;
-use crate::breaker::Permit;
 use crate::catalog::compiled::Resolved;
 use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::EmitRequest;
 use crate::policy::{DlqMode, OutboxMode};
 use crate::producer::fallback::Fallback;
-use crate::transport::{Delivery, Record, Transport, submit_when_room};
+use crate::transport::{Delivery, OnDelivery, QueueFull, Record, Transport, submit_when_room};
 use crate::wire::DeadLetter;
 
 /// How long a caller waits before it asks whether the broker refuses this client. A client that is let in has a connection by
@@ -24,6 +24,13 @@ use crate::wire::DeadLetter;
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 const BREAKER_OPEN: &str = "the breaker is open: the broker does not serve, and is left alone until it does";
+
+/// What is to be done with an event.
+enum Way {
+    Direct(Resolved),
+    /// It has gone, or will not.
+    Taken(Receipt),
+}
 
 impl Shared {
     /// Counts an event against what its tenant may emit.
@@ -35,18 +42,65 @@ impl Shared {
         }
     }
 
+    /// What there is to do before an event may wait for anything, and its room if there is some.
+    pub(super) fn begin(&self, request: EmitRequest) -> Result<(Resolved, Option<SemaphorePermit<'_>>)> {
+        let resolved = self.catalog.resolve(request)?;
+        self.admit(&resolved)?;
+        let room = self.room.try_enter(&resolved);
+        Ok((resolved, room))
+    }
+
+    /// Waits for room, and then does as [`deliver`](Self::deliver).
+    pub(super) async fn deliver_when_room(&self, resolved: Resolved, deadline: Instant) -> Result<Receipt> {
+        let _room = self.room.enter(&resolved, self.direct_until(deadline)).await?;
+        self.deliver(resolved, deadline).await
+    }
+
     /// Takes an event the way that its policy, its lane and the broker allow.
-    pub(super) async fn deliver(&self, resolved: Resolved, deadline: Instant) -> Result<Receipt> {
+    ///
+    /// There is such a future for every emit under way, so what is rare is in a box of its own.
+    // Not an `async fn`, whose future would have room for its arguments twice.
+    pub(super) fn deliver(
+        &self,
+        mut resolved: Resolved,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Receipt>> + Send {
+        async move {
+            if !self.is_clear(&resolved) {
+                match Box::pin(self.make_way(resolved, deadline)).await? {
+                    Way::Direct(same) => resolved = same,
+                    Way::Taken(receipt) => return Ok(receipt),
+                }
+            }
+            let until = match self.fallback_of(&resolved) {
+                Some(_) => self.direct_until(deadline),
+                None => deadline.min(Instant::now() + self.times.delivery),
+            };
+            match self.publish(&resolved.record, until).await {
+                Ok(delivery) => Ok(published(resolved, delivery)),
+                Err(error) => Box::pin(self.rescue(resolved, error, deadline)).await,
+            }
+        }
+    }
+
+    /// Whether nothing but the breaker can keep an event from its direct way.
+    fn is_clear(&self, resolved: &Resolved) -> bool {
+        let policy = resolved.policy;
+        policy.enabled()
+            && !policy.always_stored()
+            && self.fallback.as_ref().is_none_or(|fallback| fallback.is_clear(&resolved.record.key))
+    }
+
+    /// Where an event goes that may not be published, or not yet.
+    async fn make_way(&self, resolved: Resolved, deadline: Instant) -> Result<Way> {
         let policy = resolved.policy;
         if !policy.enabled() {
-            return Ok(Receipt::new(resolved.id, Outcome::Disabled));
+            return Ok(Way::Taken(Receipt::new(resolved.id, Outcome::Disabled)));
         }
         // A policy that needs an outbox is refused at start if there is none.
-        let Some(fallback) = &self.fallback else {
-            return self.publish_or_fail(resolved, deadline).await;
-        };
+        let Some(fallback) = &self.fallback else { return Ok(Way::Direct(resolved)) };
         if policy.always_stored() {
-            return fallback.store(resolved, StoredReason::Policy, deadline).await;
+            return fallback.store(resolved, StoredReason::Policy, deadline).await.map(Way::Taken);
         }
         let key = &resolved.record.key;
         let direct_until = self.direct_until(deadline);
@@ -55,18 +109,23 @@ impl Shared {
                 // While the breaker is open, waiting for the lane is in vain.
                 let wait_until = self.breaker.state().is_closed().then_some(direct_until);
                 if fallback.is_spilled(key, wait_until).await {
-                    return fallback.store(resolved, StoredReason::LaneSpilled, deadline).await;
+                    return fallback.store(resolved, StoredReason::LaneSpilled, deadline).await.map(Way::Taken);
                 }
-                self.publish_or_store(resolved, fallback, deadline).await
+                Ok(Way::Direct(resolved))
             }
             // It may not be stored behind the events that it must not overtake, so it waits for them.
-            _ if fallback.wait_until_settled(key, direct_until).await => self.publish_or_fail(resolved, deadline).await,
+            _ if fallback.wait_until_settled(key, direct_until).await => Ok(Way::Direct(resolved)),
             _ => {
                 let message =
                     "older events of the lane wait in the outbox, and the policy forbids to store this one behind them";
                 Err(Error::new(ErrorKind::LaneSpilled, message).with_event_id(resolved.id))
             }
         }
+    }
+
+    /// The outbox that takes the event if the broker does not.
+    fn fallback_of(&self, resolved: &Resolved) -> Option<&Arc<Fallback>> {
+        self.fallback.as_ref().filter(|_| resolved.policy.outbox() == OutboxMode::Fallback)
     }
 
     /// Until when an event may be on its direct way that could still take another: half the time that is left is kept for that.
@@ -78,45 +137,35 @@ impl Shared {
         now + self.times.direct.min(deadline.saturating_duration_since(now) / 2)
     }
 
-    async fn publish_or_fail(&self, resolved: Resolved, deadline: Instant) -> Result<Receipt> {
-        let Some(permit) = self.breaker.permit() else {
-            return Err(Error::new(ErrorKind::CircuitOpen, BREAKER_OPEN).with_event_id(resolved.id));
+    /// What becomes of an event that was not published.
+    async fn rescue(&self, resolved: Resolved, error: Error, deadline: Instant) -> Result<Receipt> {
+        let Some(fallback) = self.fallback_of(&resolved) else {
+            return Err(self.bury(resolved, error, deadline).await);
         };
-        let until = deadline.min(Instant::now() + self.times.delivery);
-        match self.publish(&resolved.record, permit, until).await {
-            Ok(delivery) => Ok(published(resolved, delivery)),
-            Err(error) => Err(Box::pin(self.bury(resolved, error, deadline)).await),
-        }
-    }
-
-    async fn publish_or_store(&self, resolved: Resolved, fallback: &Fallback, deadline: Instant) -> Result<Receipt> {
-        let Some(permit) = self.breaker.permit() else {
+        if error.kind() == ErrorKind::CircuitOpen {
             return fallback.store(resolved, StoredReason::CircuitOpen, deadline).await;
-        };
-        match self.publish(&resolved.record, permit, self.direct_until(deadline)).await {
-            Ok(delivery) => Ok(published(resolved, delivery)),
-            // It may have arrived all the same. It is stored under the same id: a possible duplicate, never a loss.
-            Err(error) if error.kind().is_outage() => {
-                tracing::debug!(%error, event_id = %resolved.id, "the broker did not take the event; it goes to the outbox");
-                let stored = Box::pin(fallback.store(resolved, StoredReason::PublishFailed, deadline)).await;
-                stored.map_err(|failed| failed.or_ambiguous(error.is_ambiguous()))
-            }
-            Err(error) => Err(Box::pin(self.bury(resolved, error, deadline)).await),
         }
+        if error.kind().is_outage() {
+            // It may have arrived all the same. It is stored under the same id: a possible duplicate, never a loss.
+            tracing::debug!(%error, event_id = %resolved.id, "the broker did not take the event; it goes to the outbox");
+            let stored = fallback.store(resolved, StoredReason::PublishFailed, deadline).await;
+            return stored.map_err(|failed| failed.or_ambiguous(error.is_ambiguous()));
+        }
+        Err(self.bury(resolved, error, deadline).await)
     }
 
     /// Sends an event that the broker refused to its dead-letter topic, if its policy says so. The error says whether that
     /// was done.
     pub(super) async fn bury(&self, resolved: Resolved, error: Error, deadline: Instant) -> Error {
         if resolved.policy.dlq() == DlqMode::OnRoutableFailure && error.kind().is_dead_letter() {
-            let (record, topic, how) = (&resolved.record, &resolved.dlq_topic, &self.dead_letters);
+            let (record, topic, how) = (&resolved.record, &resolved.definition.dlq_topic, &self.dead_letters);
             let until = deadline.min(Instant::now() + self.times.direct);
             let mut letter = DeadLetter::new(record, &error, 0, Utc::now(), self.id.to_string(), how.style);
-            let mut sent = self.publish_if_permitted(&letter.record(record, topic, how), until).await;
+            let mut sent = self.publish(&letter.record(record, topic, how), until).await;
             let too_large = sent.as_ref().is_err_and(|dead| dead.kind() == ErrorKind::TooLarge);
             if too_large && letter.omitted_payload_bytes.is_none() {
                 // The dead-letter topic may take less than the settings allow.
-                sent = self.publish_if_permitted(&letter.record_without_payload(record, topic, how), until).await;
+                sent = self.publish(&letter.record_without_payload(record, topic, how), until).await;
             }
             match sent {
                 Ok(_) => return error.with_event_id(resolved.id).into_dead_lettered(),
@@ -128,32 +177,24 @@ impl Shared {
         error.with_event_id(resolved.id)
     }
 
-    async fn publish_if_permitted(&self, record: &Record, deadline: Instant) -> Result<Delivery> {
-        match self.breaker.permit() {
-            Some(permit) => self.publish(record, permit, deadline).await,
-            None => Err(Error::new(ErrorKind::CircuitOpen, BREAKER_OPEN)),
-        }
-    }
-
     /// Publishes a record, and waits for its acknowledgement until `deadline`, or until it is known that the broker does not
     /// let this client in.
     ///
     /// The breaker hears of every outcome, whether or not anyone still waits for it. When it opens, the client is given up, and
     /// with it the record.
-    async fn publish(&self, record: &Record, permit: Permit, deadline: Instant) -> Result<Delivery> {
+    pub(super) async fn publish(&self, record: &Record, deadline: Instant) -> Result<Delivery> {
+        let Some(permit) = self.breaker.permit() else { return Err(Error::new(ErrorKind::CircuitOpen, BREAKER_OPEN)) };
         let Client { transport, generation } = self.clients.current();
         let era = permit.era;
         let (sender, delivery) = oneshot::channel();
-        let on_delivery = Box::new(move |result: Result<Delivery>| {
-            tell(permit, &result);
-            // Nobody waits any more if the emit was given up, or dropped.
-            let _ = sender.send(result);
-        });
-        if let Err(refusal) = wait(&*transport, deadline, submit_when_room(&*transport, record, on_delivery)).await {
-            return Err(refusal.unwrap_or_else(|| {
-                self.breaker.failed(era);
-                Error::new(ErrorKind::Overloaded, "the client's queue stayed full; the event was not sent")
-            }));
+        if let Err(QueueFull(on_delivery)) = transport.submit(record, OnDelivery::tell(permit, sender)) {
+            let submitted = submit_when_room(&*transport, record, on_delivery);
+            if let Err(refusal) = Box::pin(wait(&*transport, deadline, submitted)).await {
+                return Err(refusal.unwrap_or_else(|| {
+                    self.breaker.failed(era);
+                    Error::new(ErrorKind::Overloaded, "the client's queue stayed full; the event was not sent")
+                }));
+            }
         }
         match wait(&*transport, deadline, delivery).await {
             Ok(Ok(Err(error))) if error.kind() == ErrorKind::ClientFailed => {
@@ -197,20 +238,8 @@ async fn wait<T>(
     }
 }
 
-/// Tells the breaker what a record came to.
-pub(super) fn tell(permit: Permit, result: &Result<Delivery>) {
-    match result {
-        Ok(_) => permit.succeeded(),
-        Err(error) if error.kind().is_broker_health() => permit.failed(),
-        Err(_) => drop(permit),
-    }
-}
-
 pub(super) fn published(resolved: Resolved, delivery: Delivery) -> Receipt {
     let Delivery { partition, offset } = delivery;
-    // Read first: it is written once, and shared by all.
-    if !resolved.proven.load(Ordering::Relaxed) {
-        resolved.proven.store(true, Ordering::Relaxed);
-    }
+    resolved.definition.prove();
     Receipt::new(resolved.id, Outcome::Published { topic: resolved.record.topic, partition, offset })
 }

@@ -255,6 +255,13 @@ impl Fallback {
         !settled
     }
 
+    /// Whether a direct event of the key overtakes nothing, and that was looked up not long ago.
+    pub(crate) fn is_clear(&self, key: &[u8]) -> bool {
+        // If it is held, somebody looks it up for all.
+        let is_fresh = self.looked_up.try_lock().map_or(true, |looked_up| looked_up.elapsed() < LOOK_UP_EVERY);
+        is_fresh && !self.is_known_spilled(key)
+    }
+
     /// Whether a direct event of the key could overtake one in the outbox, as far as is known.
     pub(crate) fn is_known_spilled(&self, key: &[u8]) -> bool {
         self.spills.is_spilled(self.lane_of(key))

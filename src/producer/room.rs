@@ -23,14 +23,14 @@ impl Room {
         Self { bytes: Semaphore::new(permits), all: u32::try_from(permits).unwrap_or(u32::MAX) }
     }
 
+    /// Takes the room of an event, until the answer is dropped, if nobody waits for some.
+    pub(super) fn try_enter(&self, resolved: &Resolved) -> Option<SemaphorePermit<'_>> {
+        self.bytes.try_acquire_many(self.bytes_of(resolved)).ok()
+    }
+
     /// Takes the room of an event, until the answer is dropped.
     pub(super) async fn enter(&self, resolved: &Resolved, until: Instant) -> Result<SemaphorePermit<'_>> {
-        let bytes = resolved.record.wire_bytes() + EVENT_OVERHEAD_BYTES;
-        // One that is larger than all the room goes alone.
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.all);
-        if let Ok(room) = self.bytes.try_acquire_many(bytes) {
-            return Ok(room);
-        }
+        let bytes = self.bytes_of(resolved);
         match timeout_at(until, self.bytes.acquire_many(bytes)).await {
             // It is never closed.
             Ok(room) => Ok(room.expect("the semaphore is open")),
@@ -42,5 +42,10 @@ impl Room {
                 Err(Error::new(ErrorKind::Overloaded, message).with_event_id(resolved.id.clone()))
             }
         }
+    }
+    fn bytes_of(&self, resolved: &Resolved) -> u32 {
+        let bytes = resolved.record.wire_bytes() + EVENT_OVERHEAD_BYTES;
+        // One that is larger than all the room goes alone.
+        u32::try_from(bytes).unwrap_or(u32::MAX).min(self.all)
     }
 }

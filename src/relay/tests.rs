@@ -231,7 +231,7 @@ impl SlowTransport {
 
     fn deliver_all(&self) {
         for on_delivery in std::mem::take(&mut *self.held.lock().unwrap()) {
-            on_delivery(Ok(Delivery { partition: 0, offset: 0 }));
+            on_delivery.call(Ok(Delivery { partition: 0, offset: 0 }));
         }
     }
 }

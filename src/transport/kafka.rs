@@ -164,7 +164,7 @@ impl ProducerContext for Context {
     type DeliveryOpaque = Box<OnDelivery>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, on_delivery: Self::DeliveryOpaque) {
-        on_delivery(match result {
+        on_delivery.call(match result {
             Ok(message) => {
                 self.gauge.heard();
                 self.gauge.acknowledged.fetch_add(1, Ordering::SeqCst);
@@ -231,14 +231,12 @@ impl std::fmt::Debug for KafkaTransport {
 impl Transport for KafkaTransport {
     fn submit(&self, record: &Record, on_delivery: OnDelivery) -> Result<(), QueueFull> {
         if let Some(refusal) = self.gauge.shuts_out() {
-            on_delivery(Err(refusal));
+            on_delivery.call(Err(refusal));
             return Ok(());
         }
         if self.gauge.retired.load(Ordering::SeqCst) {
-            on_delivery(Err(Error::new(
-                ErrorKind::BrokerUnavailable,
-                "the client was given up; the event was not sent",
-            )));
+            on_delivery
+                .call(Err(Error::new(ErrorKind::BrokerUnavailable, "the client was given up; the event was not sent")));
             return Ok(());
         }
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.count());
@@ -265,7 +263,7 @@ impl Transport for KafkaTransport {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) {
             return Err(QueueFull(on_delivery));
         }
-        on_delivery(Err(failure(&error, &record.topic)));
+        on_delivery.call(Err(failure(&error, &record.topic)));
         Ok(())
     }
 

@@ -88,7 +88,7 @@ impl MemoryTransport {
 
 impl Transport for MemoryTransport {
     fn submit(&self, record: &Record, on_delivery: OnDelivery) -> Result<(), QueueFull> {
-        on_delivery(self.take(record));
+        on_delivery.call(self.take(record));
         Ok(())
     }
 
