@@ -16,17 +16,18 @@ mod checks;
 mod support;
 
 use std::env;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use checks::events::{self, Ledger};
 use checks::relaying::RunningRelay;
 use checks::topic;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
+use support::bare::{self, Acknowledged};
 use support::machine;
 use support::report::Report;
 use tidings::{Config, Emitter, Naming, PostgresOutbox, Producer};
@@ -182,7 +183,9 @@ async fn suffer(services: &mut Services, proxy: &Proxy, fault: Fault, outage: Du
         .await
         .expect("a database can be made");
     let topic = events::topic(&name);
+    let bare_topic = format!("{name}.bare");
     topic::create(&services.brokers, &topic, 6).await;
+    topic::create(&services.brokers, &bare_topic, 1).await;
     let producer = producer(services, fault, &name).await;
     let relay = RunningRelay::of(&producer);
     let ledger = Arc::new(Ledger::default());
@@ -206,7 +209,7 @@ async fn suffer(services: &mut Services, proxy: &Proxy, fault: Fault, outage: Du
         Fault::Killed => services.kafka_pid = start_again().await,
         _ => proxy.set(None),
     }
-    await_answer(&services.brokers).await;
+    await_acknowledgement(&services.brokers, &bare_topic).await;
     let back = Instant::now();
     sleep(AFTER).await;
 
@@ -217,7 +220,7 @@ async fn suffer(services: &mut Services, proxy: &Proxy, fault: Fault, outage: Du
     }
     relay.stop().await;
     producer.close().await.expect("nothing is in flight");
-    topic::delete(&services.brokers, &[&topic]).await;
+    topic::delete(&services.brokers, &[&topic, &bare_topic]).await;
     let count = |outcome| emits.iter().filter(|emit| emit.outcome == outcome).count() as f64;
     let during: Vec<_> = emits.iter().filter(|emit| emit.begun + emit.waited >= begun && emit.begun < back).collect();
     let open: Vec<_> = during.iter().filter(|emit| emit.was_open).map(|emit| millis(emit.waited)).collect();
@@ -256,23 +259,28 @@ async fn producer(services: &Services, fault: Fault, name: &str) -> Producer {
     builder.with_outbox(outbox).build().await.expect("the producer can be made")
 }
 
-/// Waits until a new connection is told of a broker in service: it asks for the cluster's metadata (version 1, no topics), and bytes
-/// 9 to 12 of the answer count the brokers.
-async fn await_answer(brokers: &str) {
-    let brokers = brokers.to_owned();
-    let ask = move || -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect(&brokers)?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(b"\0\0\0\x0e\0\x03\0\x01\0\0\0\x01\xff\xff\0\0\0\0")?;
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer)?;
-        Ok(answer[8..].iter().any(|byte| *byte > 0))
-    };
-    let start = Instant::now();
-    while !tokio::task::spawn_blocking(ask.clone()).await.expect("it does not panic").unwrap_or(false) {
-        assert!(start.elapsed() < PATIENCE, "the broker is not back after {PATIENCE:?}");
-        sleep(Duration::from_millis(5)).await;
+/// Waits until the broker has acknowledged a record of a new, bare client. One that was stopped for long answers earlier, but
+/// leads no partition until the controller has let it in again.
+async fn await_acknowledgement(brokers: &str, topic: &str) {
+    let acknowledged = Acknowledged::default();
+    let mut client = bare::client(brokers, 0);
+    // It tries as often as it can, and needs no producer id first.
+    for (property, value) in [
+        ("enable.idempotence", "false"),
+        ("retry.backoff.ms", "5"),
+        ("reconnect.backoff.ms", "5"),
+        ("reconnect.backoff.max.ms", "20"),
+    ] {
+        client.set(property, value);
     }
+    let client: BaseProducer<Acknowledged> =
+        client.create_with_context(acknowledged.clone()).expect("the client can be made");
+    client.send(BaseRecord::<(), _>::to(topic).payload("{}")).map_err(|(error, _)| error).expect("the queue has room");
+    tokio::task::spawn_blocking(move || client.flush(PATIENCE))
+        .await
+        .expect("it does not panic")
+        .expect("the broker is back in time");
+    assert_eq!(acknowledged.0.load(Ordering::Relaxed), 1);
 }
 
 fn millis(duration: Duration) -> f64 {
