@@ -59,7 +59,7 @@ impl Shared {
     /// Takes an event the way that its policy, its lane and the broker allow.
     ///
     /// There is such a future for every emit under way, so what is rare is in a box of its own.
-    // Not an `async fn`, whose future would have room for its arguments twice.
+    #[allow(clippy::manual_async_fn, reason = "an async fn's future has room for its arguments twice")]
     pub(super) fn deliver(
         &self,
         mut resolved: Resolved,
