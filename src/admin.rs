@@ -31,7 +31,7 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::EventId;
+use crate::event::{EventId, attribute};
 use crate::outbox::{Command, Lanes, Row, envelope, lane};
 use crate::transport::Record;
 use crate::wire::{DeadLetter, Headers, decode};
@@ -561,25 +561,28 @@ fn again(FullRow { row, record }: FullRow, replay: &Replay, lanes: Lanes) -> Res
 }
 
 /// The row of an event that was dead.
-fn revive(dead: &DeadRecord, lanes: Lanes) -> Result<Row> {
+pub(crate) fn revive(dead: &DeadRecord, lanes: Lanes) -> Result<Row> {
     let fault = |why: &str| Error::new(ErrorKind::InvalidEvent, format!("the dead letter {why}"));
     let letter = DeadLetter::read(dead.headers.iter(), &dead.prefix)?;
     if letter.omitted_payload_bytes.is_some() {
         return Err(fault("has no payload: it was left out for its size"));
     }
-    if dead.key.is_empty() || std::str::from_utf8(&dead.key).is_err() {
-        return Err(fault("has a key that is empty or not text"));
-    }
+    // What one letter has that no database takes must not fail the others beside it.
+    let key =
+        std::str::from_utf8(&dead.key).map_err(|source| fault("has a key that is not text").with_source(source))?;
+    attribute::check("record key", key, attribute::MAX_SOURCE_BYTES, ErrorKind::InvalidEvent)?;
     check_topic(&letter.source_topic).map_err(|source| fault("names a source that is no topic").with_source(source))?;
     let mut headers = Headers::default();
     for (name, value) in dead.headers.iter().filter(|(name, _)| !name.starts_with(&dead.prefix)) {
         headers.push(name, value);
     }
     let event = decode(headers.iter(), dead.payload.as_deref())?;
+    let definition_key = dead.definition_key.clone().unwrap_or(event.event_type);
+    attribute::check("type", &definition_key, attribute::MAX_TYPE_BYTES, ErrorKind::InvalidEvent)?;
     Ok(Row {
         lane: lane::of_key(&dead.key, lanes.count()),
         event_id: event.id.parse::<EventId>()?,
-        definition_key: dead.definition_key.clone().unwrap_or(event.event_type).into(),
+        definition_key: definition_key.into(),
         record: Record {
             topic: letter.source_topic.into(),
             key: dead.key.clone(),
@@ -630,10 +633,12 @@ mod tests {
         assert!(Actor::new("who", "why").is_ok());
     }
 
-    #[test]
-    fn a_dead_letter_without_its_payload_is_not_revived() {
+    /// Of an event of this type.
+    fn dead_headers(event_type: &str) -> Headers {
         let mut headers = Headers::default();
-        for (name, value) in [("ce_specversion", "1.0"), ("ce_id", "e-1"), ("ce_source", "//s"), ("ce_type", "t")] {
+        for (name, value) in
+            [("ce_specversion", "1.0"), ("ce_id", "e-1"), ("ce_source", "//s"), ("ce_type", event_type)]
+        {
             headers.push(name, value.as_bytes());
         }
         for (name, value) in [
@@ -646,6 +651,28 @@ mod tests {
         ] {
             headers.push_prefixed("x-dlq-", name, value.as_bytes());
         }
+        headers
+    }
+
+    /// PostgreSQL has no text with a NUL, and the one letter would fail all that are redriven with it.
+    #[test]
+    fn a_dead_letter_that_a_database_would_not_take_is_refused_alone() {
+        let lanes = Lanes::new(32, 0).unwrap();
+        let long = "k".repeat(2049);
+        let letter = |key: &str, event_type: &str| {
+            DeadRecord::new(key.to_owned(), dead_headers(event_type), None).with_prefix("x-dlq-")
+        };
+        assert!(revive(&letter("k", "t"), lanes).is_ok());
+        for (key, event_type) in [("a\0b", "t"), ("", "t"), (&*long, "t"), ("k", "a\0b"), ("k", &"t".repeat(3000))] {
+            let error = revive(&letter(key, event_type), lanes).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{key:?} {event_type:?}");
+        }
+        assert!(revive(&letter("k", "t").with_definition("a\0b"), lanes).is_err());
+    }
+
+    #[test]
+    fn a_dead_letter_without_its_payload_is_not_revived() {
+        let mut headers = dead_headers("t");
         let letter = |headers: &Headers| DeadRecord::new("k", headers.clone(), None).with_prefix("x-dlq-");
         let lanes = Lanes::new(32, 0).unwrap();
         let row = revive(&letter(&headers), lanes).unwrap();

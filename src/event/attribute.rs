@@ -14,6 +14,9 @@ pub(crate) const MAX_SCHEMA_VERSION_BYTES: usize = 64;
 pub(crate) const MAX_CONTENT_TYPE_BYTES: usize = 256;
 pub(crate) const MAX_DATA_SCHEMA_BYTES: usize = 2048;
 pub(crate) const MAX_SOURCE_BYTES: usize = 2048;
+/// The longest that a prefix, an application, a resource and an event make. No caller sets a type.
+#[cfg(all(feature = "admin", any(feature = "postgres", feature = "sqlite")))]
+pub(crate) const MAX_TYPE_BYTES: usize = MAX_SOURCE_BYTES + 249 + MAX_RESOURCE_BYTES + MAX_EVENT_BYTES + 3;
 /// What the specification asks producers to keep to.
 pub(crate) const MAX_EXTENSION_NAME_BYTES: usize = 20;
 pub(crate) const MAX_EXTENSION_BYTES: usize = 2048;
