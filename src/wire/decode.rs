@@ -78,7 +78,8 @@ pub fn decode<'a>(headers: impl IntoIterator<Item = (&'a str, &'a [u8])>, value:
     match content_type.map(|text| (media_type(text), text)) {
         Some((media_type, _)) if media_type == "application/cloudevents+json" => structured(value.unwrap_or_default()),
         Some((media_type, text)) if media_type.starts_with("application/cloudevents") => Err(fault(format!(
-            "the content type `{text}` is not supported; structured mode is application/cloudevents+json"
+            "the content type `{}` is not supported; structured mode is application/cloudevents+json",
+            printable(text)
         ))),
         content_type => binary(&headers, content_type.map(|(_, text)| text), value),
     }
@@ -146,7 +147,7 @@ fn scalar(name: &str, json: &RawValue) -> Result<String> {
     match serde_json::from_str(json.get()) {
         Ok(serde_json::Value::String(text)) => Ok(text),
         Ok(value @ (serde_json::Value::Bool(_) | serde_json::Value::Number(_))) => Ok(value.to_string()),
-        _ => Err(fault(format!("`{name}` is neither text, number nor truth value"))),
+        _ => Err(fault(format!("`{}` is neither text, number nor truth value", printable(name)))),
     }
 }
 

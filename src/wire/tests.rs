@@ -290,6 +290,22 @@ fn text_that_is_not_json_may_stand_in_structured_data_as_a_string() {
     assert_eq!(event.data.as_deref(), Some(&b"a\nb"[..]));
 }
 
+/// Errors end up in logs and on terminals, and those who wrote the record are strangers.
+#[test]
+fn what_a_stranger_wrote_is_quoted_short_and_without_controls() {
+    let control = "\u{1b}[2J\u{0}".repeat(1_000);
+    let structured = ("content-type", &b"application/cloudevents+json"[..]);
+    let refused = |headers: &[(&str, &[u8])], value: &str| {
+        let error = decode(headers.iter().copied(), Some(value.as_bytes())).unwrap_err().to_string();
+        assert!(error.len() < 1_000 && !error.chars().any(char::is_control), "{error:?}");
+    };
+    refused(&[("content-type", format!("application/cloudevents+{control}").as_bytes())], "");
+    refused(&[("ce_id", b"17"), ("ce_specversion", control.as_bytes())], "");
+    let name = serde_json::Value::from(control.as_str());
+    refused(&[structured], &format!("{{{name}: []}}"));
+    refused(&[structured], &format!("{{\"specversion\": {name}}}"));
+}
+
 #[test]
 fn what_is_not_a_cloudevent_is_refused_and_the_attribute_named() {
     for missing in ["ce_specversion", "ce_id", "ce_source", "ce_type"] {
