@@ -149,7 +149,7 @@ impl ProducerBuilder {
 #[cfg(feature = "kafka")]
 fn kafka(config: &Config) -> Result<Arc<Connect>> {
     use super::client::Role;
-    use crate::transport::kafka::{KafkaTransport, KnownTopic, config::client_config, token::Tokens};
+    use crate::transport::kafka::{KafkaTransport, config::client_config, token::Tokens, topics::Topics};
 
     if config.client.brokers.is_empty() {
         let message =
@@ -162,14 +162,14 @@ fn kafka(config: &Config) -> Result<Arc<Connect>> {
         Error::new(ErrorKind::InvalidConfig, "a producer is built on a tokio runtime").with_source(source)
     })?;
     let (direct, relay) = (client_config(config, Role::Direct), client_config(config, Role::Relay));
-    let known_topic = KnownTopic::default();
+    let topics = Arc::new(Topics::default());
     Ok(Arc::new(move |role| {
         let config = match role {
             Role::Direct => &direct,
             Role::Relay => &relay,
         };
         let tokens = provider.as_ref().map(|provider| Tokens::new(Arc::clone(provider), runtime.clone()));
-        Ok(Arc::new(KafkaTransport::new(config, tokens, Arc::clone(&known_topic))?) as Arc<dyn Transport>)
+        Ok(Arc::new(KafkaTransport::new(config, tokens, Arc::clone(&topics))?) as Arc<dyn Transport>)
     }))
 }
 

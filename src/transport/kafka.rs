@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -25,10 +25,12 @@ pub(crate) mod config;
 mod failure;
 mod limits;
 pub(crate) mod token;
+pub(crate) mod topics;
 mod trust;
 
 use failure::failure;
 use token::Tokens;
+use topics::Topics;
 use trust::{Trust, is_refusal};
 
 /// A Kafka producer: idempotent, `acks=all`, partitioned by `murmur2_random` as Java's and Go's clients are.
@@ -40,10 +42,6 @@ pub(crate) struct KafkaTransport {
     /// How many records the queue takes.
     capacity: usize,
 }
-
-/// A topic that has taken a record, of this client or one before it: the one to ask about when probing. Asked about a topic
-/// that does not exist, a broker might create it; about all topics, it might have to tell of thousands.
-pub(crate) type KnownTopic = Arc<OnceLock<Arc<str>>>;
 
 /// What the client holds, and who waits for that to change.
 #[derive(Debug, Default)]
@@ -58,7 +56,7 @@ struct Gauge {
     /// Whether the client has said that no broker is left, and nothing was heard of one since.
     cut: AtomicBool,
     retired: AtomicBool,
-    known_topic: KnownTopic,
+    topics: Arc<Topics>,
 }
 
 impl Gauge {
@@ -168,7 +166,7 @@ impl ProducerContext for Context {
             Ok(message) => {
                 self.gauge.heard();
                 self.gauge.acknowledged.fetch_add(1, Ordering::SeqCst);
-                self.gauge.known_topic.get_or_init(|| message.topic().into());
+                self.gauge.topics.took(message.partition(), || message.topic());
                 Ok(Delivery { partition: message.partition(), offset: message.offset() })
             }
             Err((error, message)) => Err(self.gauge.explain(failure(error, message.topic()))),
@@ -179,8 +177,8 @@ impl ProducerContext for Context {
 
 impl KafkaTransport {
     /// A client with this configuration. It connects in the background; whether brokers answer shows later.
-    pub(crate) fn new(config: &rdkafka::ClientConfig, tokens: Option<Tokens>, known_topic: KnownTopic) -> Result<Self> {
-        let gauge = Arc::new(Gauge { known_topic, ..Gauge::default() });
+    pub(crate) fn new(config: &rdkafka::ClientConfig, tokens: Option<Tokens>, topics: Arc<Topics>) -> Result<Self> {
+        let gauge = Arc::new(Gauge { topics, ..Gauge::default() });
         let context = Context { gauge: Arc::clone(&gauge), tokens: tokens.clone() };
         let producer = config.create_with_context(context).map_err(|error| {
             let what = match &error {
@@ -316,7 +314,7 @@ impl Transport for KafkaTransport {
                 let message = format!("the Kafka client failed for good ({code:?}): {}", sanitize(&reason));
                 return Err(Error::new(ErrorKind::ClientFailed, message));
             }
-            let topic = gauge.known_topic.get().cloned();
+            let (topic, topics) = (gauge.topics.to_ask_about(), Arc::clone(&gauge.topics));
             // librdkafka has no asynchronous metadata request.
             let answer = tokio::task::spawn_blocking(move || {
                 let metadata = producer.client().fetch_metadata(topic.as_deref(), timeout)?;
@@ -324,6 +322,9 @@ impl Transport for KafkaTransport {
                     |topic: &MetadataTopic| topic.partitions().iter().all(|partition| partition.leader() < 0);
                 // It answers, and can't take a record yet.
                 let leaderless = topic.is_some() && metadata.topics().iter().all(leaderless);
+                if let Some((topic, found)) = topic.as_deref().zip(metadata.topics().first()) {
+                    limits::learn(&topics, topic, found);
+                }
                 if leaderless { Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable)) } else { Ok(()) }
             })
             .await;
@@ -350,7 +351,7 @@ mod tests {
         let mut config = rdkafka::ClientConfig::new();
         // Read when it is set, as no secret is today.
         config.set("socket.timeout.ms", "pl4nted");
-        let error = KafkaTransport::new(&config, None, KnownTopic::default()).unwrap_err();
+        let error = KafkaTransport::new(&config, None, Arc::default()).unwrap_err();
         assert!(format!("{error:?}").contains("socket.timeout.ms"), "{error:?}");
         assert!(!format!("{error:?}").contains("pl4nted"), "{error:?}");
     }
@@ -370,17 +371,23 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_clients_log_is_ours_at_its_levels_and_without_credentials() {
+    /// What is logged meanwhile, by the library and its client.
+    pub(super) fn logged(act: impl FnOnce()) -> String {
         let written = Written::default();
         let writer = written.clone();
         let log = tracing_subscriber::fmt()
-            .with_env_filter("librdkafka=trace")
+            .with_env_filter("librdkafka=trace,tidings=trace")
             .with_ansi(false)
             .with_writer(move || writer.clone())
             .finish();
+        tracing::subscriber::with_default(log, act);
+        String::from_utf8(written.0.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap()
+    }
+
+    #[test]
+    fn the_clients_log_is_ours_at_its_levels_and_without_credentials() {
         let context = Context { gauge: Arc::default(), tokens: None };
-        tracing::subscriber::with_default(log, || {
+        let text = logged(|| {
             for (level, name) in [
                 (RDKafkaLogLevel::Emerg, "emergency"),
                 (RDKafkaLogLevel::Warning, "warning"),
@@ -394,7 +401,6 @@ mod tests {
                 );
             }
         });
-        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 4, "{text}");
         for (line, parts) in

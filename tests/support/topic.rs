@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -198,6 +200,14 @@ pub(crate) async fn create_with(brokers: &str, topic: &str, partitions: i32, set
 pub(crate) async fn alter(brokers: &str, topic: &str, name: &str, value: &str) {
     let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
     for result in admin(brokers).alter_configs([&change], &AdminOptions::new()).await.unwrap() {
+        result.unwrap();
+    }
+}
+
+/// Gives a topic so many partitions altogether.
+pub(crate) async fn grow(brokers: &str, topic: &str, partitions: usize) {
+    let more = NewPartitions::new(topic, partitions);
+    for result in admin(brokers).create_partitions([&more], &AdminOptions::new()).await.unwrap() {
         result.unwrap();
     }
 }

@@ -83,7 +83,9 @@ fn secure(client: &mut ClientConfig, security: &Security) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{KafkaTransport, KnownTopic};
+    use std::sync::Arc;
+
+    use super::super::KafkaTransport;
     use super::*;
 
     fn config() -> Config {
@@ -131,7 +133,7 @@ mod tests {
             assert_eq!(client.get("acks"), Some("all"));
             assert_eq!(client.get("enable.idempotence"), Some("true"));
             assert_eq!(client.get("partitioner"), Some("murmur2_random"));
-            assert!(KafkaTransport::new(&client, None, KnownTopic::default()).is_ok());
+            assert!(KafkaTransport::new(&client, None, Arc::default()).is_ok());
         }
     }
 
@@ -141,7 +143,7 @@ mod tests {
         let config = Config::from_vars([("STREAMING_TLS_ENABLED", "true")]).unwrap();
         let client = client_config(&config, Role::Direct);
         assert_eq!(client.get("ssl.cipher.suites"), Some("DEFAULT:!SSLv3:!TLSv1.0"));
-        assert!(KafkaTransport::new(&client, None, KnownTopic::default()).is_ok(), "OpenSSL knows the names");
+        assert!(KafkaTransport::new(&client, None, Arc::default()).is_ok(), "OpenSSL knows the names");
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{TimeDelta, Utc};
 use tidings::{BoxFuture, Config, Emitter, ErrorKind, PostgresOutbox, Token, TokenProvider};
-use tracing_subscriber::EnvFilter;
 
 use super::tokens::unsigned;
 use super::{PASSWORD, Secured, USER, secured};
+use crate::log;
 use crate::support::events::{EVENT, Sequence, catalog};
 use crate::support::relaying::RunningRelay;
 use crate::support::topic::{alter, read_until};
@@ -18,7 +18,7 @@ use crate::support::topic::{alter, read_until};
 /// What every secret of the test's has in it, unless it is a real one.
 const PLANTED: &str = "pl4nted";
 
-/// Everything that can be seen from outside.
+/// Everything that can be seen from outside, with what is logged.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Vec<u8>>>);
 
@@ -34,11 +34,8 @@ impl io::Write for Seen {
 }
 
 impl Seen {
-    /// From now on it sees the log of the library.
-    fn watch_log(&self) {
-        let seen = self.clone();
-        let all = EnvFilter::new("off,tidings=trace,librdkafka=trace");
-        tracing_subscriber::fmt().with_env_filter(all).with_ansi(false).with_writer(move || seen.clone()).init();
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap() + &log::so_far()
     }
 
     fn note(&self, text: &str) {
@@ -62,7 +59,7 @@ impl Seen {
 
     #[track_caller]
     fn lacks(&self, secret: &str) {
-        let seen = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let seen = self.text();
         assert!(!secret.is_empty());
         let line = seen.lines().find(|line| line.contains(secret));
         assert!(line.is_none(), "`{secret}` can be seen: {}", line.unwrap());
@@ -70,7 +67,7 @@ impl Seen {
 
     #[track_caller]
     fn has(&self, text: &str) {
-        assert!(String::from_utf8(self.0.lock().unwrap().clone()).unwrap().contains(text), "`{text}` was not seen");
+        assert!(self.text().contains(text), "`{text}` was not seen");
     }
 }
 
@@ -184,7 +181,7 @@ async fn send_a_dead_letter(secured: &Secured, seen: &Seen) {
 async fn no_secret_is_in_the_log_an_error_a_dead_letter_or_what_debug_shows() {
     let secured = secured!();
     let seen = Seen::default();
-    seen.watch_log();
+    log::watch();
     let (key, certificate) = (secured.pem("client.key"), secured.pem("client.pem"));
 
     let mut settings = secured.named("SCRAM-SHA-256", USER, PLANTED);
