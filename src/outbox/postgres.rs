@@ -491,14 +491,20 @@ async fn run<T>(from: &Connections, work: impl AsyncFnOnce(&mut PgConnection) ->
     within(from, from.pool.acquire().await?, work).await
 }
 
-/// The same on this connection. One that does not answer is not used again.
+/// The same on this connection. One that does not answer is not used again, nor one that leads to a standby: the next may lead to
+/// where the primary is by now.
 async fn within<T>(
     from: &Connections,
     mut connection: PoolConnection<Postgres>,
     work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
 ) -> sqlx::Result<T> {
     match tokio::time::timeout(STATEMENT_TIMEOUT, from.session(&mut connection, work)).await {
-        Ok(done) => done,
+        Ok(done) => {
+            if done.as_ref().is_err_and(only_reads) {
+                connection.close_on_drop();
+            }
+            done
+        }
         Err(_) => {
             connection.close_on_drop();
             Err(timed_out())
@@ -518,6 +524,11 @@ fn was_cut_off(error: &sqlx::Error) -> bool {
         sqlx::Error::Database(error) => error.code().is_some_and(|code| ["57P01", "57P02", "57P03"].contains(&&*code)),
         _ => false,
     }
+}
+
+/// Whether the session can't write, as on a standby.
+fn only_reads(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "25006")
 }
 
 /// A connection that answers. Dead ones are thrown away.

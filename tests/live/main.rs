@@ -41,6 +41,7 @@ mod retention;
 #[cfg(any(feature = "tls", feature = "tls-vendored"))]
 mod security;
 mod sharing;
+mod sick_database;
 mod strangers;
 mod transactional;
 mod world;
