@@ -30,6 +30,8 @@ pub(crate) mod postgres;
 pub(crate) mod schema;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
+#[cfg(test)]
+mod statements;
 
 /// A log of events in lanes, and the record of how far each lane has been relayed.
 ///

@@ -11,7 +11,7 @@ use crate::transport::Record;
 use crate::wire::{DEAD_LETTER_PREFIX, Headers};
 
 /// How many places of a fault are named.
-pub(super) const NAMED_PLACES: usize = 10;
+pub(super) const NAMED_PLACES: u8 = 10;
 
 /// Who changes something, and why. It is written down with the change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -294,7 +294,7 @@ impl Verification {
         if !places.is_empty() {
             places.sort_unstable_by_key(|place| (place.lane, place.sequence));
             let count = places.len() as u64;
-            places.truncate(NAMED_PLACES);
+            places.truncate(NAMED_PLACES.into());
             self.findings.push(Finding { fault, count, first: places });
         }
     }

@@ -89,42 +89,61 @@ const AUDIT: &str = "
     select id, (extract(epoch from at) * 1000000)::bigint as at, who, why, action, detail::text as detail
     from tidings.audit where $1::bigint is null or id < $1 order by id desc limit $2";
 
+/// Of these places the first, and how many there are.
+macro_rules! first_of {
+    ($places:literal) => {
+        concat!("select *, count(*) over () as total from (", $places, ") as place order by lane, seq limit $1")
+    };
+}
+
 /// Each yields lane, number and key of the places where something is wrong.
 const FAULTS: [(Fault, &str); 6] = [
     (
         Fault::Passed,
-        "select o.lane, o.seq, o.record_key
+        first_of!(
+            "select o.lane, o.seq, o.record_key
          from tidings.lane l
          cross join lateral unnest(int8multirange(int8range(1, upper(l.published))) - l.published) as hole
          cross join lateral (
            select o.lane, o.seq, o.record_key from tidings.outbox o
            where o.lane = l.lane and o.seq >= lower(hole) and o.seq < upper(hole)) o
-         where l.published <> '{}'",
+         where l.published <> '{}'"
+        ),
     ),
     (
         Fault::HeldWithoutRow,
-        "select h.lane, h.seq, h.record_key from tidings.held h
-         where not exists (select from tidings.outbox o where o.lane = h.lane and o.seq = h.seq)",
+        first_of!(
+            "select h.lane, h.seq, h.record_key from tidings.held h
+         where not exists (select from tidings.outbox o where o.lane = h.lane and o.seq = h.seq)"
+        ),
     ),
     (
         Fault::HeldWithoutSettled,
-        "select h.lane, h.seq, h.record_key from tidings.held h
-         join tidings.lane l on l.lane = h.lane where not l.published @> h.seq",
+        first_of!(
+            "select h.lane, h.seq, h.record_key from tidings.held h
+         join tidings.lane l on l.lane = h.lane where not l.published @> h.seq"
+        ),
     ),
     (
         Fault::HeldWithoutParked,
-        "select h.lane, h.seq, h.record_key from tidings.held h
-         where not exists (select from tidings.parked p where p.lane = h.lane and p.record_key = h.record_key)",
+        first_of!(
+            "select h.lane, h.seq, h.record_key from tidings.held h
+         where not exists (select from tidings.parked p where p.lane = h.lane and p.record_key = h.record_key)"
+        ),
     ),
     (
         Fault::ParkedWithoutHeld,
-        "select p.lane, p.head as seq, p.record_key from tidings.parked p
-         where not exists (select from tidings.held h where h.lane = p.lane and h.record_key = p.record_key)",
+        first_of!(
+            "select p.lane, p.head as seq, p.record_key from tidings.parked p
+         where not exists (select from tidings.held h where h.lane = p.lane and h.record_key = p.record_key)"
+        ),
     ),
     (
         Fault::SequenceBehind,
-        "select l.lane, upper(l.published) - 1 as seq, null::text as record_key from tidings.lane l
-         where coalesce(pg_sequence_last_value(('tidings.lane_' || lane || '_seq')::regclass), 0) < upper(l.published) - 1",
+        first_of!(
+            "select l.lane, upper(l.published) - 1 as seq, null::text as record_key from tidings.lane l
+         where coalesce(pg_sequence_last_value(('tidings.lane_' || lane || '_seq')::regclass), 0) < upper(l.published) - 1"
+        ),
     ),
 ];
 
@@ -288,12 +307,7 @@ impl Store for PostgresOutbox {
             let read = self.read(async |tx| {
                 let mut found = Verification::default();
                 for (fault, places) in FAULTS {
-                    let select = format!(
-                        "select *, count(*) over () as total from ({}) as place
-                         order by lane, seq limit {NAMED_PLACES}",
-                        self.sql(places)
-                    );
-                    let rows = query(&select).fetch_all(&mut *tx).await?;
+                    let rows = query(&self.sql(places)).bind(i64::from(NAMED_PLACES)).fetch_all(&mut *tx).await?;
                     if let Some(row) = rows.first() {
                         let first = rows.iter().map(place).collect::<sqlx::Result<_>>()?;
                         found.findings.push(Finding { fault, count: count(row.try_get("total")?), first });
