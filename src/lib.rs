@@ -89,6 +89,9 @@ mod documented;
 mod emitter;
 mod error;
 mod event;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod health;
 mod in_flight;
 mod naming;
