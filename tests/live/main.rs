@@ -20,6 +20,7 @@ mod from_sql;
 mod gaps;
 mod health;
 mod history;
+mod hostile;
 mod idempotent;
 mod instances;
 mod journaled;

@@ -6,6 +6,7 @@ pub(crate) mod checker;
 pub(crate) mod counting;
 pub(crate) mod dropping;
 pub(crate) mod events;
+pub(crate) mod hostile;
 pub(crate) mod journaled;
 pub(crate) mod murmur2;
 pub(crate) mod operating;
