@@ -1,4 +1,5 @@
-# What a developer runs, and CI too (.ci/run). Wants cargo-deny for `deny`; the services install what they need.
+# What a developer runs, and CI too (.ci/run). Wants cargo-deny for `deny`, cargo-audit for `audit` and cargo-fuzz for `fuzz`; the
+# services install what they need.
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
@@ -8,10 +9,10 @@ default:
     @just --list --unsorted
 
 # everything that CI runs, cheapest first
-ci: check test instructions
+ci: check fuzz test instructions
 
 # everything but the tests
-check: fmt deny clippy doc
+check: fmt deny audit clippy doc
 
 # formatting
 fmt:
@@ -43,6 +44,18 @@ deny:
     else \
       echo "WARNING: ADVISORIES NOT CHECKED: their database can't be fetched from here" >&2; \
     fi
+
+# dependencies: what is known of their vulnerabilities, of all features and of the fuzzers, if the database of that can be fetched
+audit:
+    @if timeout 60 git ls-remote --quiet https://github.com/RustSec/advisory-db.git HEAD >/dev/null; then \
+      cargo audit --deny yanked && cargo audit --deny yanked --file fuzz/Cargo.lock; \
+    else \
+      echo "WARNING: NOT AUDITED: the database of advisories can't be fetched from here" >&2; \
+    fi
+
+# parsers and decoders, so many seconds each, by libFuzzer: all of them, or those that are named
+fuzz seconds="3" *targets:
+    scripts/fuzz {{ seconds }} {{ targets }}
 
 # all tests, against a real Kafka and a real PostgreSQL
 test *args:

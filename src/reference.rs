@@ -245,6 +245,44 @@ fn every_feature_is_documented_with_whether_it_is_a_default() {
     }
 }
 
+/// By which features a dependency comes in; none, if it always does.
+fn features_with(manifest: &toml::Table, dependency: &str) -> Vec<String> {
+    let features = manifest["features"].as_table().unwrap().iter();
+    let brings = |values: &toml::Value| {
+        values.as_array().unwrap().iter().any(|value| value.as_str() == Some(&format!("dep:{dependency}")))
+    };
+    features.filter(|(_, values)| brings(values)).map(|(name, _)| name.clone()).collect()
+}
+
+#[test]
+fn every_dependency_is_there_for_a_reason_that_is_written_down() {
+    let manifest: toml::Table = include_str!("../Cargo.toml").parse().unwrap();
+    let expected = manifest["dependencies"].as_table().unwrap().keys().map(|name| {
+        let features = features_with(&manifest, name);
+        let when = if features.is_empty() { "always".to_owned() } else { features.join(", ") };
+        (name.clone(), when)
+    });
+    let rows = table_of(include_str!("../DESIGN.md"), "| crate | when | why |");
+    assert!(rows.iter().all(|row| !row[2].is_empty()));
+    let written: BTreeMap<_, _> = rows.into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+    assert_eq!(written, expected.collect());
+}
+
+#[test]
+fn the_default_build_has_as_many_packages_as_is_written_down() {
+    let tree = std::process::Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--offline", "--target", "x86_64-unknown-linux-gnu"])
+        .args(["--edges", "normal,build", "--prefix", "none", "--no-dedupe", "--format", "{p}"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let text = String::from_utf8(tree.stdout).unwrap();
+    let packages: BTreeSet<_> = text.lines().map(|line| line.trim_end_matches(" (proc-macro)")).collect();
+    let sentence = format!("The default build has {} packages besides this one", packages.len() - 1);
+    assert!(include_str!("../DESIGN.md").contains(&sentence), "{sentence}");
+}
+
 /// What `.env.reference` says: the default of each variable, or an example where there is none.
 #[test]
 fn who_comes_from_lib_streaming_finds_every_variable_and_its_default() {
