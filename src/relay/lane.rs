@@ -1,6 +1,6 @@
 //! The rows of one lane on their way to the topic, in order for each key. Pure: no I/O, no clock.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -60,8 +60,8 @@ pub(crate) struct Lane {
     early: BTreeMap<i64, StoredRow>,
     /// The bytes of all those rows.
     bytes: usize,
-    stuck: HashMap<Bytes, Stuck>,
-    parked: HashMap<Bytes, ParkedKey>,
+    stuck: BTreeMap<Bytes, Stuck>,
+    parked: BTreeMap<Bytes, ParkedKey>,
     /// The first held numbers of the parked keys.
     heads: BTreeSet<i64>,
     changes: Changes,
@@ -139,7 +139,7 @@ impl Lane {
             rows: BTreeMap::new(),
             early: BTreeMap::new(),
             bytes: 0,
-            stuck: HashMap::new(),
+            stuck: BTreeMap::new(),
             parked: parked.collect(),
             heads,
             changes: Changes::default(),
