@@ -251,7 +251,8 @@ const WRITERS: &str = "
       and x.locktype = 'transactionid' and x.mode = 'ExclusiveLock'";
 
 /// The mark is this statement's own transaction id: it is allocated after every gap that the relay has seen. What is said
-/// of a lane whose lease was lost is left out altogether.
+/// of a lane whose lease was lost is left out altogether. A key whose command was obeyed, in vain, is parked again at once: no
+/// statement may change a row twice.
 const SETTLE: &str = "
     with mark as materialized (select pg_current_xact_id()::text as mark),
     updated as (
@@ -278,11 +279,17 @@ const SETTLE: &str = "
       on conflict (lane, record_key) do update
       set head = excluded.head, error_kind = excluded.error_kind, error = excluded.error, attempts = excluded.attempts,
           first_failure_at = excluded.first_failure_at, next_attempt_at = excluded.next_attempt_at,
-          command = case when parked.head = excluded.head then parked.command end),
+          command = case when parked.head = excluded.head and not exists (
+              select from unnest($20::smallint[], $21::text[]) as f(lane, record_key)
+              where f.lane = excluded.lane and f.record_key = excluded.record_key)
+            then parked.command end),
     obeyed as (
       update tidings.parked p set command = null
       from unnest($20::smallint[], $21::text[]) as f(lane, record_key), updated
-      where p.lane = f.lane and p.record_key = f.record_key and updated.lane = f.lane),
+      where p.lane = f.lane and p.record_key = f.record_key and updated.lane = f.lane
+        and not exists (
+          select from unnest($10::smallint[], $11::text[]) as n(lane, record_key)
+          where n.lane = f.lane and n.record_key = f.record_key)),
     freed as (
       delete from tidings.parked p using unnest($18::smallint[], $19::text[]) as f(lane, record_key), updated
       where p.lane = f.lane and p.record_key = f.record_key and updated.lane = f.lane)

@@ -1,6 +1,9 @@
 //! Events that the topic refuses for what they are.
 
+use std::time::Duration;
+
 use sqlx::PgPool;
+use tidings::outbox::{Command, Outbox, Progress};
 use tidings::wire::{DEAD_LETTER_PREFIX, DeadLetter};
 use tidings::{Emitter, OutboxMode, PolicyOverride, Producer};
 
@@ -102,4 +105,24 @@ async fn the_policy_sends_a_poisonous_event_to_its_dead_letter_topic_and_its_key
     assert_eq!((letter.source_topic, &*letter.error_class, letter.retry_count), (world.topic.clone(), "too_large", 2));
     let of_key = world.records_now().await.into_iter().filter(|record| record.key == b"tenant-1").collect::<Vec<_>>();
     scene.behind.check(&of_key).assert_kept();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_was_obeyed_in_vain_is_written_down_together_with_the_next_failure() {
+    let Scene { world, .. } = Scene::with(world!(), 0, &[]).await;
+    sqlx::query("update tidings.parked set command = 'resume'").execute(&world.pool()).await.unwrap();
+    let outbox = world.outbox();
+    let leases = outbox.lease(uuid::Uuid::now_v7(), Duration::from_secs(60)).await.unwrap().leases;
+    let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
+    let parked = async || outbox.parked(&lanes).await.unwrap().pop().unwrap();
+    let (lane, mut key) = parked().await;
+    assert_eq!((key.attempts, key.command), (1, Some(Command::Resume)));
+    key.attempts = 2;
+    let mut progress = Progress::default();
+    (progress.lane, progress.epoch) = (lane, leases.iter().find(|lease| lease.lane == lane).unwrap().epoch);
+    progress.obeyed.push(key.key.clone());
+    progress.parked.push(key);
+    assert_eq!(outbox.settle(&[progress]).await.unwrap().lanes, [lane]);
+    let (_, key) = parked().await;
+    assert_eq!((key.attempts, key.command), (2, None));
 }
