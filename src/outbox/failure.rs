@@ -20,6 +20,12 @@ pub(crate) fn failed(doing: &'static str) -> impl FnOnce(Sqlx) -> Error {
     }
 }
 
+/// The same of a statement that was tried again, after this error: it may have been carried out the first time.
+#[cfg(feature = "postgres")]
+pub(super) fn failed_again(doing: &'static str, first: Sqlx) -> impl FnOnce(Sqlx) -> Error {
+    move |source| failed(doing)(source).or_ambiguous(meaning(&first).1)
+}
+
 /// The error of a statement in the caller's transaction, which alone decides what becomes of it: never ambiguous.
 pub(super) fn failed_in_transaction(doing: &'static str) -> impl FnOnce(Sqlx) -> Error {
     move |source| {
@@ -157,6 +163,8 @@ mod tests {
         let lost = || Sqlx::Io(std::io::ErrorKind::UnexpectedEof.into());
         assert!(failed("appending")(lost()).is_ambiguous());
         assert!(!failed_in_transaction("appending")(lost()).is_ambiguous());
+        #[cfg(feature = "postgres")]
+        assert!(failed_again("appending", lost())(Sqlx::PoolTimedOut).is_ambiguous());
     }
 
     /// One of each, as of sqlx 0.8 without features that this crate does not enable; but for those of a database, which has codes.

@@ -14,7 +14,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection, PgExecutor, PgPool, Pos
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::failure::{failed, failed_in_transaction};
+use super::failure::{failed, failed_again, failed_in_transaction};
 use super::schema::Schema;
 use super::{
     Appended, Command, Head, HeldRow, Hole, Lag, Lanes, Lease, Leases, Limits, Outbox, Page, Parked, Progress,
@@ -599,16 +599,16 @@ impl Outbox for PostgresOutbox {
     fn append<'a>(&'a self, lanes: Lanes, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         Box::pin(async move {
             let append = async |connection: &mut PgConnection| self.append_to(connection, lanes, rows).await;
-            let mut appended = run(&self.writer, append).await;
-            if appended.as_ref().is_err_and(was_cut_off) {
-                // All connections of a database that was started anew are dead, and each would fail an emit. If it was carried
-                // out after all, there are two rows with one event id, the second a duplicate like any other.
-                appended = match alive(&self.writer.pool).await {
-                    Ok(connection) => within(&self.writer, connection, append).await,
-                    Err(error) => Err(error),
-                };
+            const DOING: &str = "appending to the log";
+            match run(&self.writer, append).await {
+                Err(error) if was_cut_off(&error) => {
+                    // All connections of a database that was started anew are dead, and each would fail an emit. If it was carried
+                    // out after all, there are two rows with one event id, the second a duplicate like any other.
+                    let again = async { within(&self.writer, alive(&self.writer.pool).await?, append).await };
+                    again.await.map_err(failed_again(DOING, error))
+                }
+                appended => appended.map_err(failed(DOING)),
             }
-            appended.map_err(failed("appending to the log"))
         })
     }
 
