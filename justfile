@@ -65,6 +65,10 @@ test *args:
 instructions:
     scripts/instructions
 
+# so many runs of the simulation: millions take hours
+simulate-long seeds="1000000":
+    scripts/simulate --seeds {{ seeds }}
+
 # writes anew what Apache Kafka's Java client makes of keys
 vectors:
     scripts/strangers vectors >tests/vectors/murmur2.tsv.new

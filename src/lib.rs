@@ -103,6 +103,8 @@ mod rate_limit;
 mod reference;
 mod relay;
 mod sanitize;
+#[cfg(test)]
+mod simulation;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod token;

@@ -32,7 +32,7 @@ mod health;
 pub(crate) mod relays;
 mod room;
 pub(crate) mod spill;
-mod watch;
+pub(crate) mod watch;
 
 use client::DirectClient;
 use fallback::Fallback;

@@ -13,6 +13,9 @@ pub(crate) enum Inner<'a> {
     #[cfg(feature = "sqlite")]
     Sqlite(&'a mut sqlx::SqliteConnection),
     Detached(PhantomData<&'a mut ()>),
+    /// One of the simulation's database, by its number.
+    #[cfg(test)]
+    Simulated(u64),
 }
 
 impl Tx<'_> {
@@ -33,6 +36,8 @@ impl Tx<'_> {
             #[cfg(feature = "sqlite")]
             Inner::Sqlite(_) => "a SQLite connection",
             Inner::Detached(_) => "a detached transaction, which is for mocks only",
+            #[cfg(test)]
+            Inner::Simulated(_) => "a simulated transaction",
         }
     }
 }
@@ -45,6 +50,8 @@ impl std::fmt::Debug for Tx<'_> {
             #[cfg(feature = "sqlite")]
             Inner::Sqlite(_) => "Tx(Sqlite)",
             Inner::Detached(_) => "Tx(Detached)",
+            #[cfg(test)]
+            Inner::Simulated(_) => "Tx(Simulated)",
         })
     }
 }
@@ -81,6 +88,8 @@ impl AsTx for Tx<'_> {
             #[cfg(feature = "sqlite")]
             Inner::Sqlite(connection) => Tx(Inner::Sqlite(connection)),
             Inner::Detached(_) => Tx::detached(),
+            #[cfg(test)]
+            Inner::Simulated(transaction) => Tx(Inner::Simulated(*transaction)),
         }
     }
 }

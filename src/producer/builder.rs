@@ -34,14 +34,14 @@ pub struct ProducerBuilder {
     config: Config,
     catalog: Catalog,
     outbox: Option<Arc<dyn Outbox>>,
-    transport: Option<Arc<dyn Transport>>,
+    transports: Option<Transports>,
     naming: Option<Naming>,
 }
 
 impl Producer {
     /// Begins to make a producer for the events of `catalog`.
     pub fn builder(config: Config, catalog: Catalog) -> ProducerBuilder {
-        ProducerBuilder { config, catalog, outbox: None, transport: None, naming: None }
+        ProducerBuilder { config, catalog, outbox: None, transports: None, naming: None }
     }
 }
 
@@ -54,7 +54,14 @@ impl ProducerBuilder {
 
     /// Sets the transport of both the direct path and the relay. Defaults to Kafka clients as configured.
     pub fn with_transport(mut self, transport: Arc<dyn Transport>) -> Self {
-        self.transport = Some(transport);
+        self.transports = Some(Transports::fixed(transport));
+        self
+    }
+
+    /// Sets the transports of each role.
+    #[cfg(test)]
+    pub(crate) fn with_transports(mut self, transports: Transports) -> Self {
+        self.transports = Some(transports);
         self
     }
 
@@ -89,6 +96,13 @@ impl ProducerBuilder {
     /// [`ErrorKind::InvalidConfig`], [`ErrorKind::InvalidDefinition`] or [`ErrorKind::InvalidPolicy`] if something is set
     /// wrongly; [`ErrorKind::Schema`] if the outbox was not migrated; [`ErrorKind::Storage`] if its database fails.
     pub async fn build(self) -> Result<Producer> {
+        let (producer, watch) = self.build_unwatched().await?;
+        watch.start();
+        Ok(producer)
+    }
+
+    /// A producer, and the watch on its client, to be run by the caller.
+    pub(crate) async fn build_unwatched(self) -> Result<(Producer, Watch)> {
         let config = self.config;
         for warning in config.warnings() {
             tracing::warn!("{warning}");
@@ -103,8 +117,8 @@ impl ProducerBuilder {
             max_record_bytes: config.max_record_bytes,
         };
         let mut catalog = CompiledCatalog::compile(self.catalog, &settings)?;
-        let transports = match self.transport {
-            Some(transport) => Transports::fixed(transport),
+        let transports = match self.transports {
+            Some(transports) => transports,
             None => {
                 config.client.security.check_provider()?;
                 Transports::new(kafka(&config)?)
@@ -124,8 +138,8 @@ impl ProducerBuilder {
             close: config.close_timeout,
         };
         let breaker = Arc::new(Breaker::new(&config.breaker));
-        Watch::new(&clients, &breaker, times.direct).start();
-        Ok(Producer(Arc::new(Shared {
+        let watch = Watch::new(&clients, &breaker, times.direct);
+        let producer = Producer(Arc::new(Shared {
             catalog,
             clients,
             breaker,
@@ -142,7 +156,8 @@ impl ProducerBuilder {
             room: Room::new(config.max_in_flight_bytes),
             relays: Arc::default(),
             tenant_limits: config.tenant_rate_limit.map(TenantLimits::new),
-        })))
+        }));
+        Ok((producer, watch))
     }
 }
 

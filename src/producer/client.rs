@@ -19,20 +19,29 @@ pub(crate) enum Role {
 }
 
 #[derive(Clone)]
-pub(crate) struct Transports(Arc<Connect>);
+pub(crate) struct Transports {
+    connect: Arc<Connect>,
+    retire: fn(Arc<dyn Transport>),
+}
 
 impl Transports {
     pub(super) fn new(connect: Arc<Connect>) -> Self {
-        Self(connect)
+        Self { connect, retire }
     }
 
     /// The same transport for every role.
     pub(crate) fn fixed(transport: Arc<dyn Transport>) -> Self {
-        Self(Arc::new(move |_| Ok(Arc::clone(&transport))))
+        Self::new(Arc::new(move |_| Ok(Arc::clone(&transport))))
+    }
+
+    /// Transports that are given up on the spot, without a thread.
+    #[cfg(test)]
+    pub(crate) fn without_threads(connect: Arc<Connect>) -> Self {
+        Self { connect, retire: |client| client.retire() }
     }
 
     pub(crate) fn connect(&self, role: Role) -> Result<Arc<dyn Transport>> {
-        (self.0)(role)
+        (self.connect)(role)
     }
 }
 
@@ -92,7 +101,7 @@ impl DirectClient {
             }
             std::mem::replace(&mut *current, Client { transport, generation: generation + 1 }).transport
         };
-        retire(old);
+        (self.transports.retire)(old);
     }
 }
 

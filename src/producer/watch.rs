@@ -21,7 +21,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest that nothing may be acknowledged while records wait.
 const LONGEST_SILENCE: Duration = Duration::from_secs(1);
 
-pub(super) struct Watch {
+pub(crate) struct Watch {
     clients: Weak<DirectClient>,
     breaker: Arc<Breaker>,
     silence: Duration,
@@ -47,7 +47,7 @@ impl Watch {
         }
     }
 
-    pub(super) async fn run(self) {
+    pub(crate) async fn run(self) {
         let (mut era, mut generation) = (self.breaker.era(), 0);
         let mut pulse = Pulse::new(self.silence);
         let mut probe_at = Instant::now();

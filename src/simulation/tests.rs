@@ -1,0 +1,96 @@
+use std::io::Write;
+use std::sync::{Arc, Weak};
+
+use super::*;
+
+/// Takes what the library logs into the story.
+struct Log(Weak<World>);
+
+impl Write for Log {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        if let Some(world) = self.0.upgrade() {
+            world.log(&String::from_utf8_lossy(text));
+        }
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(super) fn log_to(world: &Arc<World>) -> tracing::subscriber::DefaultGuard {
+    let world = Arc::downgrade(world);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter("tidings=debug")
+        .with_ansi(false)
+        .without_time()
+        .with_target(false)
+        .with_writer(move || Log(Weak::clone(&world)))
+        .finish();
+    tracing::subscriber::set_default(log)
+}
+
+/// A number of the environment.
+#[expect(clippy::disallowed_methods, reason = "it says how long a test is to run, and configures nothing")]
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+#[test]
+fn the_same_seed_is_the_same_history() {
+    for seed in 0..20 {
+        let [first, second] = [0, 1].map(|_| {
+            let story = run(Plan::new(seed), true).story;
+            // What is logged depends on what else runs in this process.
+            story.into_iter().filter(|line| !line.contains(" log: ")).collect::<Vec<_>>()
+        });
+        let different = first.iter().zip(&second).position(|(first, second)| first != second);
+        if let Some(line) = different {
+            panic!("seed {seed}: `{}` and `{}`", first[line], second[line]);
+        }
+        assert_eq!(first.len(), second.len(), "seed {seed}");
+    }
+}
+
+/// With `SIMULATE_SEED` that one is told and shrunk; else `SIMULATE_SEEDS` are run, from `SIMULATE_FROM` on.
+#[test]
+fn promises_are_kept_whatever_happens() {
+    if let Some(seed) = number("SIMULATE_SEED") {
+        return tell(seed);
+    }
+    let (from, count) = (number("SIMULATE_FROM").unwrap_or(0), number("SIMULATE_SEEDS").unwrap_or(100));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let Summary { failed, reached } = run_all(from..from + count, threads);
+    for situation in Situation::ALL {
+        println!("{:>8}  {}", reached.get(situation).copied().unwrap_or(0), situation.what());
+    }
+    for (seed, violations) in &failed {
+        println!("seed {seed}: {}\n    scripts/simulate --seed {seed}", violations[0]);
+    }
+    // More than one in two thousand runs, or the run does not show much.
+    let least = count / 2_000;
+    let enough = Situation::ALL.iter().filter(|situation| reached.get(situation).copied().unwrap_or(0) > least).count();
+    println!("seeds={count} violations={} situations={enough}/{}", failed.len(), Situation::ALL.len());
+    assert!(failed.is_empty(), "promises were broken");
+    assert!(enough == Situation::ALL.len() || count < 2_000, "situations were not reached");
+}
+
+/// Tells the history of a seed, or that of a smaller plan that fails as well.
+fn tell(seed: u64) {
+    let mut plan = Plan::new(seed);
+    let fails = !run(plan.clone(), false).violations.is_empty();
+    if fails && number("SIMULATE_WHOLE").is_none() {
+        plan = shrink(plan);
+    }
+    println!("{plan:#?}");
+    let outcome = run(plan, true);
+    for line in &outcome.story {
+        println!("{line}");
+    }
+    for violation in &outcome.violations {
+        println!("VIOLATION: {violation}");
+    }
+    println!("seeds=1 violations={} situations={}/{}", u8::from(fails), outcome.reached.len(), Situation::ALL.len());
+    assert!(!fails, "seed {seed} breaks promises");
+}
