@@ -314,6 +314,8 @@ pub struct Head {
     pub highest_settled: i64,
     /// Which life of the database this is; see [`Page::life`].
     pub life: i64,
+    /// How many lanes there were when this was read.
+    pub lanes: Lanes,
 }
 
 impl Head {

@@ -148,7 +148,7 @@ const HEADS: &str = "
     select coalesce(pg_sequence_last_value(('tidings.lane_' || lane || '_seq')::regclass), 0) as last,
            least(lower(int8multirange(int8range(1, null)) - published),
                  (select min(seq) from tidings.held h where h.lane = l.lane)) as floor,
-           coalesce(upper(published) - 1, 0) as highest_settled, tidings.life() as life
+           coalesce(upper(published) - 1, 0) as highest_settled, tidings.life() as life, tidings.layout() as layout
     from tidings.lane l order by lane";
 
 /// Of each lane the first event that waits, and the first that is held: two looks at the index, and one for each gap before
@@ -630,7 +630,9 @@ impl Outbox for PostgresOutbox {
             let head = |row: PgRow| {
                 let (last, floor) = (row.try_get("last")?, row.try_get("floor")?);
                 let (highest_settled, life) = (row.try_get("highest_settled")?, row.try_get("life")?);
-                Ok(Head { last, floor, highest_settled, life })
+                let lanes =
+                    Lanes::from_layout(row.try_get("layout")?).map_err(|error| sqlx::Error::Decode(error.into()))?;
+                Ok(Head { last, floor, highest_settled, life, lanes })
             };
             let rows = fetch(&self.writer, sqlx::query(&self.schema.sql(HEADS))).await;
             rows.and_then(|rows| rows.into_iter().map(head).collect()).map_err(failed("reading the lanes"))

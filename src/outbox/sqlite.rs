@@ -199,14 +199,17 @@ async fn applied(executor: impl SqliteExecutor<'_>) -> sqlx::Result<Vec<i32>> {
 }
 
 async fn heads(executor: impl SqliteExecutor<'_>) -> sqlx::Result<Vec<Head>> {
+    let rows = sqlx::query(HEADS).fetch_all(executor).await?;
+    let lanes = u16::try_from(rows.len()).ok().and_then(|count| Lanes::new(count, 0).ok());
+    let lanes = lanes.ok_or_else(|| sqlx::Error::Decode("not a number of lanes that can be".into()))?;
     let head = |row: SqliteRow| {
         let settled = set_of(&row, "published")?;
         let (last, held) = (row.try_get("last")?, row.try_get::<Option<i64>, _>("held")?);
         let floor = floor(&settled);
         let floor = held.map_or(floor, |held| floor.min(held));
-        Ok(Head { last, floor, highest_settled: highest(&settled), life: 0 })
+        Ok(Head { last, floor, highest_settled: highest(&settled), life: 0, lanes })
     };
-    sqlx::query(HEADS).fetch_all(executor).await?.into_iter().map(head).collect()
+    rows.into_iter().map(head).collect()
 }
 
 /// The floor of a lane where something waits is the number of what has waited longest.

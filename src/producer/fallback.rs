@@ -71,8 +71,8 @@ impl Fallback {
         })
     }
 
-    /// How many lanes there are, as far as is known. Whoever appends is refused if it is not so any more. Whoever does not
-    /// need not know: their number is only changed when all events that are stored are delivered.
+    /// How many lanes there are, as far as is known. Whoever appends is refused if it is not so any more. Whoever does not hears
+    /// of it when it looks the lanes up: what others have stored since is in the new ones.
     pub(crate) fn lanes(&self) -> Lanes {
         // What is stored was a valid one.
         Lanes::from_layout(self.layout.load(Ordering::SeqCst)).expect("it was one")
@@ -276,7 +276,15 @@ impl Fallback {
         }
         *looked_up = Instant::now();
         let known = self.spills.all_known();
-        match within(LOOK_UP_TIMEOUT, self.outbox.heads()).await {
+        let heads = within(LOOK_UP_TIMEOUT, self.outbox.heads()).await;
+        let counted = match &heads {
+            // The lanes come first: until the heads are taken over, what is known is as old as it was.
+            Ok(heads) if heads.first().is_some_and(|head| head.lanes != self.lanes()) => {
+                self.recount(self.lanes()).await.map(drop)
+            }
+            _ => Ok(()),
+        };
+        match counted.and(heads) {
             Ok(heads) => self.spills.refresh(&known, &heads),
             Err(error) => {
                 tracing::debug!(%error, "the lanes could not be looked up; what was known of them stands");

@@ -242,7 +242,7 @@ mod tests {
     use super::*;
 
     fn head(last: i64, floor: i64) -> Head {
-        Head { last, floor, highest_settled: floor - 1, life: 1 }
+        Head { last, floor, highest_settled: floor - 1, life: 1, lanes: Lanes::new(1, 0).unwrap() }
     }
 
     #[test]

@@ -98,7 +98,8 @@ impl Outbox for FakeOutbox {
 
     fn heads(&self) -> BoxFuture<'_, Result<Vec<Head>>> {
         let last = self.last();
-        self.answer(vec![Head { last, floor: 1, highest_settled: 0, life: self.life.load(Ordering::SeqCst) }])
+        let (life, lanes) = (self.life.load(Ordering::SeqCst), Lanes::new(1, 0).unwrap());
+        self.answer(vec![Head { last, floor: 1, highest_settled: 0, life, lanes }])
     }
 
     fn lease(&self, _: Uuid, _: Duration) -> BoxFuture<'_, Result<Leases>> {

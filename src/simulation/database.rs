@@ -260,6 +260,7 @@ impl Database {
                 floor: held.map_or(floor, |held| held.min(floor)),
                 highest_settled,
                 life: self.told_life(),
+                lanes: self.data.layout,
             }
         };
         (0..).zip(&self.data.lanes).map(head).collect()

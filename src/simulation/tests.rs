@@ -1,7 +1,14 @@
 use std::io::Write;
 use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
+
 use super::*;
+use crate::EventId;
+use crate::outbox::{Row, lane};
+use crate::producer::fallback::Fallback;
+use crate::transport::Record;
+use crate::wire::Headers;
 
 /// Takes what the library logs into the story.
 struct Log(Weak<World>);
@@ -93,4 +100,24 @@ fn tell(seed: u64) {
     }
     println!("seeds=1 violations={} situations={}/{}", u8::from(fails), outcome.reached.len(), Situation::ALL.len());
     assert!(!fails, "seed {seed} breaks promises");
+}
+
+/// What others have stored is in other lanes since, and nobody refuses anything to whoever does not store.
+#[tokio::test(start_paused = true)]
+async fn a_producer_that_only_sends_directly_hears_that_the_number_of_lanes_was_changed() {
+    let world = World::new(Plan { lanes: 1, is_sqlite: false, faults: Vec::new(), ..Plan::new(0) }, false);
+    let session = session::Session::new(&world, &process::Process::new(&world, 0, 1));
+    let fallback = Fallback::open(Arc::new(session)).await.unwrap();
+    let key = Bytes::from((0..).map(|key| format!("k{key}")).find(|key| lane::of_key(key.as_bytes(), 2) == 1).unwrap());
+    {
+        let mut database = world.database();
+        assert!(database.try_change(2));
+        let record = Record { topic: "t".into(), key: key.clone(), headers: Headers::default(), payload: None };
+        let row = Row { lane: 1, event_id: EventId::new(), definition_key: "d".into(), record };
+        let transaction = database.begin(None);
+        database.insert(transaction, &[row], |_| 0);
+        assert!(database.commit(transaction));
+    }
+    sleep(Duration::from_millis(100)).await;
+    assert!(fallback.is_spilled(&key, None).await, "an event of the key waits in a lane that was not there before");
 }
