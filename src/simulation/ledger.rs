@@ -133,6 +133,12 @@ impl Event {
         is_there && !self.lost
     }
 
+    /// Whether an operator or its policy may have left it out, or dead-lettered it.
+    fn may_be_left_out(&self) -> bool {
+        let by_operator = self.commands.iter().any(|command| *command != Command::Resume);
+        by_operator || (self.definition != 0 && self.refused >= ATTEMPTS)
+    }
+
     fn may_arrive(&self) -> bool {
         match self.way {
             Way::Transaction => self.committed,
@@ -232,6 +238,7 @@ fn check_order(
             of_key.entry((definition, key)).or_default().push((*position, *event));
         }
     }
+    let can_be_undone = plan.faults.iter().any(|window| window.fault == Fault::SetBack);
     for arrived in of_key.values_mut() {
         arrived.sort_unstable();
         let events: Vec<_> =
@@ -247,7 +254,9 @@ fn check_order(
                     || matches!(event.way, Way::Always | Way::Journaled | Way::Transaction)
                     || accepted < event.built
                     || is_seen;
-                if accepted < event.began && is_promised && !overtaken.contains(&(*behind, *number)) {
+                // It was left out, and the database does not know that any more.
+                let is_undone = can_be_undone && other.may_be_left_out();
+                if accepted < event.began && is_promised && !is_undone && !overtaken.contains(&(*behind, *number)) {
                     verdict.violations.push(format!(
                         "out of order: e{number} is before e{behind} of the same key, which was accepted before it was emitted"
                     ));
@@ -292,13 +301,13 @@ fn check_batches(
     }
     for items in of_batch.values_mut() {
         items.sort_unstable();
-        let mut failed = false;
+        let mut failed = Vec::new();
         let mut last: BTreeMap<usize, (u64, usize)> = BTreeMap::new();
         for (_, number) in items {
             let event = &events[usize::try_from(*number).unwrap()];
             let fate = if event.way == Way::Transaction && event.committed { Fate::Accepted } else { event.fate };
             match fate {
-                Fate::Accepted if failed => {
+                Fate::Accepted if failed.iter().any(|before| !overtaken.contains(&(*before, *number))) => {
                     verdict
                         .violations
                         .push(format!("e{number} was accepted though one before it in its batch has failed"));
@@ -313,7 +322,7 @@ fn check_batches(
                     }
                     last.insert(event.definition, (*number, position));
                 }
-                Fate::Ambiguous | Fate::Failed => failed = true,
+                Fate::Ambiguous | Fate::Failed => failed.push(*number),
                 Fate::Unknown => {}
             }
         }
