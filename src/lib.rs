@@ -70,7 +70,7 @@
 //! | `tls`, `tls-vendored` | | TLS to the brokers, and SASL by SCRAM and OAUTHBEARER, over the system's OpenSSL or one built from source |
 //! | `admin` | | the module `admin`: depth, parked keys, pauses, replays and checks of an outbox |
 //! | `axum` | | [`health`]: a router with `/live`, `/ready` and `/health` for axum 0.8 |
-//! | `testing` | | the module `testing`: `MockEmitter`, a transport in memory |
+//! | `testing` | | the module `testing`: `MockEmitter`, a transport in memory, a check of the promises |
 //!
 //! Connections and transactions are those of sqlx 0.8.
 //!

@@ -1,4 +1,4 @@
-//! For the tests of services: an emitter that records, and a transport in memory.
+//! For the tests of services: an emitter that records, a transport in memory, and a check of the promises.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,6 +13,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EmitRequest, EventId};
 use crate::health::Health;
 use crate::tx::Tx;
+
+pub mod verify;
 
 pub use crate::transport::memory::MemoryTransport;
 

@@ -13,7 +13,6 @@ mod support;
 mod api;
 mod batches;
 mod breaker;
-mod checking;
 mod client;
 mod closing;
 mod direct;

@@ -63,7 +63,7 @@ impl From<&ReadBack> for Seen {
             id: record.id(),
         };
         assert_eq!(record.key, event.key.as_bytes(), "the record key is the tenant");
-        Self { partition: record.partition, offset: record.offset, event }
+        Self::new(record.partition, record.offset, event.key.clone(), event)
     }
 }
 
@@ -120,9 +120,9 @@ impl Ledger {
 
     /// Holds the ledger against what is on the topic.
     pub(crate) fn check(&self, records: &[ReadBack]) -> Verdict {
-        let seen: Vec<Seen> = records.iter().map(Seen::from).collect();
+        let seen = records.iter().map(Seen::from).collect();
         let entries = self.lock();
-        checker::check(&entries.accepted, &entries.doubtful, &seen)
+        checker::check(&entries.accepted, &entries.doubtful, seen)
     }
 
     /// Emits an event and enters what it has come to.
