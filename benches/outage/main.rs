@@ -31,11 +31,12 @@ use support::bare::{self, Acknowledged};
 use support::machine;
 use support::report::Report;
 use tidings::{Config, Emitter, Naming, PostgresOutbox, Producer};
+use tidings_faults::{Network, Proxy};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use callers::{Callers, Emit, Outcome};
-use fault::{Fault, Proxy, signal, start_again};
+use fault::{Fault, signal, start_again};
 
 const CALLERS: usize = 16;
 /// Of all callers together.
@@ -94,7 +95,7 @@ async fn run(mut services: Services, arguments: &[String]) {
     let outage = if flags.is_empty() { OUTAGE } else { QUICK_OUTAGE };
     let known = Fault::ALL.map(Fault::name);
     assert!(names.iter().all(|name| known.contains(&name.as_str())), "the faults are {known:?}, not {names:?}");
-    let proxy = Proxy::start(&services.proxy, &services.behind_proxy).await;
+    let proxy = Proxy::start(&services.proxy, &services.behind_proxy).await.expect("the port is free");
     let mut report = Report::new("outage", &GOALS);
     println!("load {}; {}", machine::load(), machine::hardware());
     report.print_heading();
@@ -111,7 +112,7 @@ async fn run(mut services: Services, arguments: &[String]) {
         all.push((fault, figures));
     }
     // The broker's own faults are the ones that are aimed at; nothing may ever be lost or inverted.
-    let of_broker = || all.iter().filter(|(fault, _)| !fault.is_of_network()).map(|(_, figures)| figures);
+    let of_broker = || all.iter().filter(|(fault, _)| fault.network().is_none()).map(|(_, figures)| figures);
     if of_broker().next().is_some() {
         let worst = |figure: fn(&Figures) -> f64| of_broker().map(figure).fold(0.0, f64::max);
         report.add("longest_wait_ms", worst(|figures| figures.longest_wait_ms));
@@ -201,13 +202,13 @@ async fn suffer(services: &mut Services, proxy: &Proxy, fault: Fault, outage: Du
     match fault {
         Fault::Stopped => signal("-STOP", &services.kafka_pid),
         Fault::Killed => signal("-KILL", &services.kafka_pid),
-        fault => proxy.set(Some(fault)),
+        fault => proxy.set(fault.network().unwrap_or_default()),
     }
     sleep(outage).await;
     match fault {
         Fault::Stopped => signal("-CONT", &services.kafka_pid),
         Fault::Killed => services.kafka_pid = start_again().await,
-        _ => proxy.set(None),
+        _ => proxy.set(Network::Well),
     }
     await_acknowledgement(&services.brokers, &bare_topic).await;
     let back = Instant::now();
@@ -251,7 +252,7 @@ fn direct_again(emits: &[Emit], back: Instant) -> Instant {
 }
 
 async fn producer(services: &Services, fault: Fault, name: &str) -> Producer {
-    let brokers = if fault.is_of_network() { &services.proxy } else { &services.brokers };
+    let brokers = if fault.network().is_some() { &services.proxy } else { &services.brokers };
     let config = Config::new("//bench/outage", [&**brokers]).expect("the settings are right");
     let outbox = PostgresOutbox::with_options(services.database.clone().database(name));
     outbox.migrate().await.expect("the database can be migrated");

@@ -35,7 +35,6 @@ mod pooler;
 mod private;
 mod privileges;
 mod processes;
-mod proxy;
 mod relay;
 mod restarts;
 mod retention;

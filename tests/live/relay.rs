@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use sqlx::{PgPool, Postgres, Transaction};
 use tidings::{Emitter, EmitterExt, OutboxMode, PolicyOverride, PostgresOutbox, Producer};
+use tidings_faults::Proxy;
 
-use crate::proxy::Proxy;
 use crate::support::events::{Ledger, Sequence, catalog};
 use crate::support::relaying::RunningRelay;
 use crate::support::waiting::eventually;
@@ -116,8 +116,8 @@ async fn a_relay_outlives_a_connection_that_falls_silent_while_it_reads_a_page()
 async fn silence_connections(prepares: impl AsyncFnOnce(&PgPool) -> Option<Transaction<'static, Postgres>>) {
     let world = world!();
     let options = world.options();
-    let proxy = Proxy::to(options.get_host(), options.get_port()).await;
-    let outbox = PostgresOutbox::with_options(options.host("127.0.0.1").port(proxy.port));
+    let proxy = Proxy::start("127.0.0.1:0", &format!("{}:{}", options.get_host(), options.get_port())).await.unwrap();
+    let outbox = PostgresOutbox::with_options(options.host("127.0.0.1").port(proxy.address().port()));
     let producer = Producer::builder(world.config(&[]), catalog()).with_outbox(outbox).build().await.unwrap();
     let relay = RunningRelay::of(&producer);
     let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
@@ -135,7 +135,7 @@ async fn silence_connections(prepares: impl AsyncFnOnce(&PgPool) -> Option<Trans
     };
     assert!(store(20).await);
     let held = prepares(&world.pool()).await;
-    proxy.silence();
+    proxy.silence_open();
     drop(held);
     // Some may fail, each after its timeout, until the pool has new connections.
     eventually("events are stored again", async || store(20).await.then_some(())).await;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use tidings::health::{ReasonKind, Status};
 use tidings::{Emitter, ErrorKind, StoredReason};
+use tidings_faults::Proxy;
 
 use super::{PASSWORD, Secured, Settings, USER, secured};
-use crate::proxy::Proxy;
 use crate::support::events::{Ledger, Sequence, stored_reason};
 use crate::support::relaying::RunningRelay;
 use crate::support::waiting::{PATIENCE, eventually};
@@ -49,10 +49,9 @@ async fn a_client_that_does_not_trust_the_broker_says_so() {
     other_ca.push(("STREAMING_TLS_CA_CERT", secured.pem("other-ca.pem")));
     is_refused(&secured, "another authority", &other_ca).await;
     is_refused(&secured, "expired", &secured.trusting(&secured.expired)).await;
-    let (host, port) = secured.sasl.split_once(':').unwrap();
-    let proxy = Proxy::at("127.0.0.2", host, port.parse().unwrap()).await;
+    let proxy = Proxy::start("127.0.0.2:0", &secured.sasl).await.unwrap();
     let mut elsewhere = secured.named("PLAIN", USER, PASSWORD);
-    elsewhere.push(("STREAMING_BROKERS", format!("127.0.0.2:{}", proxy.port)));
+    elsewhere.push(("STREAMING_BROKERS", proxy.address().to_string()));
     is_refused(&secured, "another host name", &elsewhere).await;
 }
 
