@@ -9,7 +9,7 @@ default:
     @just --list --unsorted
 
 # everything that CI runs, cheapest first
-ci: check fuzz test instructions
+ci: check fuzz test chaos instructions
 
 # everything but the tests
 check: fmt deny audit clippy doc
@@ -60,6 +60,10 @@ fuzz seconds="3" *targets:
 # all tests, against a real Kafka and a real PostgreSQL
 test *args:
     scripts/test {{ args }}
+
+# kills, stops, cuts and slows down services, relays, three brokers and a database, and checks the promises
+chaos *args:
+    scripts/chaos {{ args }}
 
 # the instructions of an emit, by valgrind: no more than there were
 instructions:

@@ -1,0 +1,253 @@
+//! Holds topics, outboxes, the services' own tables and what the load knows against one another.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaResult;
+use rdkafka::message::{Headers, Message};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use tidings::admin::{Admin, Fault, RowFilter};
+use tidings::testing::verify::{History, Seen};
+use tidings::wire;
+
+use crate::Result;
+use crate::events::{Kind, Payload};
+use crate::ledger::Entries;
+use crate::monkey::Incident;
+use crate::store::{AnyOutbox, Store};
+
+/// How long one call to the brokers may take, and how long reading may take without a record.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// So much later than it was first seen an event may still be in flight: until a relay has written down that it is not.
+const WRITTEN_DOWN_MS: i64 = 1_000;
+
+/// A record of a topic.
+#[derive(Debug)]
+pub(crate) struct Record {
+    partition: i32,
+    offset: i64,
+    key: String,
+    id: String,
+    /// When the broker has written it, in milliseconds of the epoch.
+    at_ms: i64,
+}
+
+/// What the check has come to.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) accepted: usize,
+    pub(crate) published: usize,
+    pub(crate) lost: usize,
+    pub(crate) invented: usize,
+    pub(crate) inverted: usize,
+    pub(crate) duplicated: usize,
+    pub(crate) duplicates_bound: usize,
+    /// In milliseconds, and whose it was.
+    pub(crate) longest_wait: Option<(i64, String)>,
+    /// What is wrong, a line each.
+    pub(crate) faults: String,
+}
+
+/// The databases of the services, behind no proxy.
+pub(crate) struct Databases {
+    pub(crate) postgres: String,
+    pub(crate) sqlite: PathBuf,
+}
+
+impl Databases {
+    fn all(&self) -> [String; 2] {
+        [self.postgres.clone(), self.sqlite.display().to_string()]
+    }
+
+    fn admins(&self) -> Result<Vec<Admin>> {
+        let admin = |database: String| match AnyOutbox::open(&database)? {
+            AnyOutbox::Postgres(outbox) => Ok(Admin::of(&outbox)),
+            AnyOutbox::Sqlite(outbox) => Ok(Admin::of(&outbox)),
+        };
+        self.all().into_iter().map(admin).collect()
+    }
+
+    /// Waits until nothing waits in an outbox any more, and yields how many events still do after that time.
+    pub(crate) async fn drained(&self, patience: Duration) -> Result<u64> {
+        let (admins, until) = (self.admins()?, Instant::now() + patience);
+        loop {
+            let mut waiting = 0;
+            for admin in &admins {
+                let total = admin.depth().await?.total;
+                waiting += total.waiting.events + total.held.events;
+            }
+            if waiting == 0 || Instant::now() >= until {
+                return Ok(waiting);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
+/// Checks everything, when nothing runs any more.
+pub(crate) async fn check(
+    mut entries: Entries,
+    databases: &Databases,
+    brokers: &str,
+    folder: &Path,
+    incidents: &[Incident],
+) -> Result<Report> {
+    let in_order = settle_what_is_known(&mut entries, databases, folder).await?;
+    let mut verifiers = Vec::new();
+    for admin in databases.admins()? {
+        verifiers.push(admin.verifier(&RowFilter::default()).await?);
+    }
+    let (mut report, mut first_seen) = (Report::default(), HashMap::new());
+    for kind in Kind::ALL {
+        let (topic, brokers) = (kind.topic(), brokers.to_owned());
+        let read = topic.clone();
+        let records = tokio::task::spawn_blocking(move || read_topic(&brokers, &read)).await??;
+        for record in &records {
+            verifiers.iter_mut().for_each(|verifier| verifier.see(&topic, record.partition, &record.id));
+            let first = first_seen.entry(record.id.clone()).or_insert(record.at_ms);
+            *first = (*first).min(record.at_ms);
+        }
+        let seen = |record: &Record| Seen::new(record.partition, record.offset, record.key.clone(), record.id.clone());
+        let history = entries.histories.remove(&kind).unwrap_or_default();
+        let verdict = history.verify(records.iter().map(seen));
+        // Transactions of one key have an order of their own: that of its lock, whatever the load was told.
+        let locked = &in_order[&kind];
+        let of_transactions = records.iter().filter(|record| locked.is_accepted(&record.id));
+        let by_lock = locked.verify(of_transactions.map(seen));
+        report.accepted += history.accepted_count();
+        report.published += records.len();
+        report.lost += verdict.lost.len();
+        report.invented += verdict.invented.len();
+        report.inverted += verdict.inverted.len() + verdict.scattered.len() + by_lock.inverted.len();
+        report.duplicated += verdict.duplicates;
+        if !verdict.is_kept() {
+            report.faults += &format!("{topic}: {verdict}");
+        }
+        if !by_lock.is_kept() {
+            report.faults += &format!("{topic}, in the order of the transactions: {by_lock}");
+        }
+        let waits = first_seen.iter().filter(|(id, _)| history.is_accepted(id));
+        let waits = waits.filter_map(|(id, at)| Some((at - entries.emits.get(id)?.began_ms, id.clone())));
+        report.longest_wait = waits.max().max(report.longest_wait.take());
+    }
+    for verifier in verifiers {
+        // The same events come twice by plan, and by other ways than the log too, so of order the log alone knows less.
+        if let Some(lost) = verifier.finish().finding(Fault::Lost) {
+            report.faults += &format!("settled in an outbox, and not on the topic: {lost:?}\n");
+            report.lost = report.lost.max(usize::try_from(lost.count).unwrap_or(usize::MAX));
+        }
+    }
+    report.duplicates_bound = in_flight(&entries, &first_seen, incidents);
+    Ok(report)
+}
+
+/// Enters what the services have written down, which their answers may not have told; yields what was committed, in the order of
+/// the locks.
+async fn settle_what_is_known(
+    entries: &mut Entries,
+    databases: &Databases,
+    folder: &Path,
+) -> Result<HashMap<Kind, History<String>>> {
+    let mut in_order: HashMap<Kind, History<String>> = Kind::ALL.map(|kind| (kind, History::new())).into();
+    let mut committed = HashSet::new();
+    for database in databases.all() {
+        for (id, key) in Store::open(&database).await?.bookings().await? {
+            let kind = entries.emits.get(&id).ok_or_else(|| format!("nobody ordered {id}, which is in a table"))?.kind;
+            let history = in_order.entry(kind).or_default();
+            history.began(key, id.clone());
+            history.accepted(&id);
+            committed.insert(id);
+        }
+    }
+    let mut written = HashSet::new();
+    for service in super::run::SERVICES {
+        let text = std::fs::read_to_string(crate::roles::accepted_file(folder, service))?;
+        // The last line may be torn.
+        written.extend(text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(str::to_owned));
+    }
+    for (id, emitted) in &entries.emits {
+        let history = entries.histories.entry(emitted.kind).or_default();
+        match emitted.in_transaction {
+            true if committed.contains(id) => history.accepted(id),
+            // One that was said to be committed, and is not there, stays accepted.
+            true if !history.is_accepted(id) => history.refused(id),
+            false if written.contains(id) => history.accepted(id),
+            _ => {}
+        }
+    }
+    Ok(in_order)
+}
+
+/// How many duplicates there may be: for each fault those events that were in flight while it lasted. In flight is an event from its
+/// order until a relay has written down that it was delivered.
+fn in_flight(entries: &Entries, first_seen: &HashMap<String, i64>, incidents: &[Incident]) -> usize {
+    let lives = || {
+        entries.emits.iter().filter_map(|(id, emitted)| Some((emitted.began_ms, first_seen.get(id)? + WRITTEN_DOWN_MS)))
+    };
+    let during = |incident: &Incident| {
+        lives().filter(|(began, ended)| *began <= incident.ended_ms && *ended >= incident.began_ms).count()
+    };
+    incidents.iter().map(during).sum()
+}
+
+/// Reads a topic from its beginning to its present end.
+fn read_topic(brokers: &str, topic: &str) -> Result<Vec<Record>> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        // Needed to make a consumer; nothing is ever committed.
+        .set("group.id", "none")
+        .set("enable.auto.commit", "false")
+        .create()?;
+    let metadata = patiently(|| consumer.fetch_metadata(Some(topic), CALL_TIMEOUT))?;
+    let partitions =
+        metadata.topics().first().map(|topic| topic.partitions().iter().map(|p| p.id()).collect::<Vec<_>>());
+    let (mut list, mut left) = (TopicPartitionList::new(), HashMap::new());
+    for partition in partitions.unwrap_or_default() {
+        list.add_partition_offset(topic, partition, Offset::Beginning)?;
+        let (first, end) = patiently(|| consumer.fetch_watermarks(topic, partition, CALL_TIMEOUT))?;
+        if end > first {
+            left.insert(partition, end);
+        }
+    }
+    consumer.assign(&list)?;
+    let (mut records, mut last) = (Vec::new(), Instant::now());
+    while !left.is_empty() {
+        if let Some(Ok(message)) = consumer.poll(Duration::from_millis(200)) {
+            let record = record(&message)?;
+            if left.get(&record.partition).is_some_and(|end| record.offset + 1 >= *end) {
+                left.remove(&record.partition);
+            }
+            records.push(record);
+            last = Instant::now();
+        } else if last.elapsed() > CALL_TIMEOUT {
+            return Err(format!("{topic} can't be read to its end: {left:?}").into());
+        }
+    }
+    Ok(records)
+}
+
+/// A leader that has just been elected does not know at first how far its partition is.
+fn patiently<T>(ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
+    let until = Instant::now() + CALL_TIMEOUT;
+    loop {
+        match ask() {
+            Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(200)),
+            answer => return answer,
+        }
+    }
+}
+
+fn record(message: &rdkafka::message::BorrowedMessage<'_>) -> Result<Record> {
+    let headers = message.headers().into_iter().flat_map(Headers::iter);
+    let headers: Vec<(&str, &[u8])> = headers.map(|header| (header.key, header.value.unwrap_or_default())).collect();
+    let event = wire::decode(headers, message.payload())?;
+    let payload: Payload = serde_json::from_slice(event.data.as_deref().unwrap_or_default())?;
+    let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
+    // Another payload is another event, and nobody has emitted that.
+    let is_whole = payload.event == event.id && payload.account == key;
+    let id = if is_whole { event.id } else { format!("{} with the payload {payload:?}", event.id) };
+    let at_ms = message.timestamp().to_millis().ok_or("a record has a time")?;
+    Ok(Record { partition: message.partition(), offset: message.offset(), key, id, at_ms })
+}
