@@ -38,6 +38,8 @@ pub(crate) struct Record {
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) accepted: usize,
+    /// Of those, how many whose answer did not say so.
+    pub(crate) known_later: usize,
     pub(crate) published: usize,
     pub(crate) lost: usize,
     pub(crate) invented: usize,
@@ -94,12 +96,16 @@ pub(crate) async fn check(
     folder: &Path,
     incidents: &[Incident],
 ) -> Result<Report> {
+    let count = |entries: &Entries| entries.histories.values().map(History::accepted_count).sum::<usize>();
+    let answered = count(&entries);
     let in_order = settle_what_is_known(&mut entries, databases, folder).await?;
     let mut verifiers = Vec::new();
     for admin in databases.admins()? {
         verifiers.push(admin.verifier(&RowFilter::default()).await?);
     }
-    let (mut report, mut first_seen) = (Report::default(), HashMap::new());
+    let accepted = count(&entries);
+    let mut report = Report { accepted, known_later: accepted - answered, ..Report::default() };
+    let mut first_seen = HashMap::new();
     for kind in Kind::ALL {
         let (topic, brokers) = (kind.topic(), brokers.to_owned());
         let read = topic.clone();
@@ -116,7 +122,6 @@ pub(crate) async fn check(
         let locked = &in_order[&kind];
         let of_transactions = records.iter().filter(|record| locked.is_accepted(&record.id));
         let by_lock = locked.verify(of_transactions.map(seen));
-        report.accepted += history.accepted_count();
         report.published += records.len();
         report.lost += verdict.lost.len();
         report.invented += verdict.invented.len();

@@ -22,6 +22,8 @@ pub(crate) struct Entries {
     /// Of each topic.
     pub(crate) histories: HashMap<Kind, History<String>>,
     pub(crate) emits: HashMap<String, Emitted>,
+    /// How many events were answered so, and how many were not answered.
+    pub(crate) answered: HashMap<Option<Fate>, usize>,
     /// For whoever looks into a run that failed.
     file: BufWriter<File>,
 }
@@ -42,14 +44,14 @@ impl Ledger {
     pub(crate) fn new(folder: &Path) -> Result<Self> {
         let file = BufWriter::new(File::create(folder.join("history.jsonl"))?);
         let histories = Kind::ALL.map(|kind| (kind, History::new())).into();
-        Ok(Self(Mutex::new(Entries { histories, emits: HashMap::new(), file })))
+        Ok(Self(Mutex::new(Entries { histories, emits: HashMap::new(), answered: HashMap::new(), file })))
     }
 
     /// Enters what became of an order. Orders of one key come one after another, so what was answered began when the one
     /// before it was answered; what was not may still be under way.
     pub(crate) fn enter(&self, order: &Order, began_ms: i64, fates: Option<&[Fate]>) {
         let line = serde_json::json!({ "began_ms": began_ms, "ended_ms": now_ms(), "order": order, "fates": fates });
-        let mut entries = self.lock();
+        let entries = &mut *self.lock();
         if let Err(error) = writeln!(entries.file, "{line}") {
             eprintln!("the history can't be written: {error}");
         }
@@ -58,11 +60,13 @@ impl Ledger {
             entries.emits.insert(id.clone(), Emitted { kind: order.kind, began_ms, in_transaction });
             let history = entries.histories.entry(order.kind).or_default();
             history.began(&order.key, id.clone());
-            match fates.and_then(|fates| fates.get(place)) {
+            let fate = fates.and_then(|fates| fates.get(place)).copied();
+            match fate {
                 Some(Fate::Accepted) => history.accepted(id),
                 Some(Fate::Refused) => history.refused(id),
                 Some(Fate::Unknown) | None => {}
             }
+            *entries.answered.entry(fate).or_default() += 1;
         }
     }
 

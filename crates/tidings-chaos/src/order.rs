@@ -32,7 +32,7 @@ pub(crate) struct Answer {
     pub(crate) fates: Vec<Fate>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Fate {
     Accepted,
     /// Failed, and it may be there all the same.

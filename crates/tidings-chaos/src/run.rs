@@ -18,6 +18,7 @@ use crate::events::{Kind, POLICIES, PREFIX};
 use crate::ledger::Ledger;
 use crate::load::Load;
 use crate::monkey::{World, carry_out, counts};
+use crate::order::Fate;
 use crate::plan::plan;
 use crate::process::Process;
 
@@ -83,6 +84,14 @@ pub(crate) async fn run(seconds: &str, seed: &str, folder: &Path) -> Result<bool
     }
     let mut entries = Arc::into_inner(ledger).ok_or("nobody has the ledger any more")?.into_entries();
     entries.flush()?;
+    let answered = |fate| entries.answered.get(&fate).copied().unwrap_or_default();
+    println!(
+        "of the events {} were answered as accepted, {} as refused, {} as unknown, and {} not at all",
+        answered(Some(Fate::Accepted)),
+        answered(Some(Fate::Refused)),
+        answered(Some(Fate::Unknown)),
+        answered(None)
+    );
     let of_processes = std::mem::take(&mut report.faults);
     let mut report = check(entries, &databases, &world.services.brokers, folder, &incidents).await?;
     report.faults.insert_str(0, &of_processes);
@@ -93,6 +102,7 @@ pub(crate) async fn run(seconds: &str, seed: &str, folder: &Path) -> Result<bool
         report.faults += &format!("more duplicates than events were in flight: {}\n", report.duplicates_bound);
     }
     print!("{}", report.faults);
+    println!("of {} accepted events only a table or a file of a service knew", report.known_later);
     println!("at most {} events were in flight while there was a fault", report.duplicates_bound);
     let Report { accepted, published, lost, invented, inverted, duplicated, .. } = report;
     let (longest_wait_ms, of_event) = report.longest_wait.unwrap_or_default();
