@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sqlx::postgres::PgPoolOptions;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{PgPool, Postgres, Sqlite, SqlitePool};
 use tidings::{AsTx, PostgresOutbox, ProducerBuilder, SqliteOutbox, Tx};
 
@@ -34,7 +34,8 @@ enum Pool {
 impl Database {
     pub(crate) async fn sqlite(file: PathBuf) -> Result<Self> {
         let options = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
-        let pool = SqlitePool::connect_with(options.journal_mode(SqliteJournalMode::Wal)).await?;
+        let pool = SqliteOutbox::guard(SqlitePoolOptions::new());
+        let pool = pool.connect_with(options.journal_mode(SqliteJournalMode::Wal)).await?;
         Ok(Self { pool: Pool::Sqlite(pool, file), table: "orders".into() })
     }
 

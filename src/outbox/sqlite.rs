@@ -139,15 +139,38 @@ impl SqliteOutbox {
             // With WAL, NORMAL may lose the last commits when the power fails. An accepted event may not be lost.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_TIMEOUT);
-        let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).after_release(|connection, _| {
-            // A future that is dropped while its transaction begins or ends may leave it open, and the file locked for ever, or
-            // leave sqlx in doubt of it. Such a connection is closed.
+        let pool = Self::guard(SqlitePoolOptions::new().max_connections(CONNECTIONS));
+        Self { pool: pool.connect_lazy_with(options), retention: RETENTION }
+    }
+
+    /// Has a pool close connections whose transaction is not over when they come back, or of which sqlx is in doubt. A service
+    /// that [emits in transactions](crate::EmitterExt::emit_in) does this to its own pool; the outbox's has it.
+    ///
+    /// When a disk is full, or a statement fails in some other ways, SQLite itself may roll the transaction back. sqlx 0.8 does not hear
+    /// of it, and takes later transactions of that connection for nested ones: one that is rolled back then stays open, with
+    /// the file locked, and those that follow are said to be committed and are not. A future that is dropped while its
+    /// transaction begins or ends may leave it open, too.
+    ///
+    /// It takes the place of an `after_release` that was set before.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use sqlx::sqlite::SqlitePoolOptions;
+    /// use tidings::SqliteOutbox;
+    ///
+    /// # async fn example() -> sqlx::Result<()> {
+    /// let pool = SqliteOutbox::guard(SqlitePoolOptions::new().max_connections(4)).connect("sqlite:shop.sqlite").await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn guard(pool: SqlitePoolOptions) -> SqlitePoolOptions {
+        pool.after_release(|connection, _| {
             Box::pin(async {
                 let rolled_back = sqlx::query("rollback").execute(&mut *connection).await.is_ok();
                 Ok(!rolled_back && SqliteTransactionManager::get_transaction_depth(connection) == 0)
             })
-        });
-        Self { pool: pool.connect_lazy_with(options), retention: RETENTION }
+        })
     }
 
     /// Sets how long events are kept after they are delivered: so long they can be replayed. Defaults to three days. The last

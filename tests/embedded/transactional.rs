@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use sqlx::SqlitePool;
-use tidings::{Emitter, EmitterExt, ErrorKind, OutboxMode, PolicyOverride, StoredReason, Tx};
+use sqlx::sqlite::SqlitePoolOptions;
+use tidings::{Emitter, EmitterExt, ErrorKind, OutboxMode, PolicyOverride, SqliteOutbox, StoredReason, Tx};
 
 use crate::support::events::{Ledger, Sequence, is_published, stored_at, stored_reason};
 use crate::support::relaying::RunningRelay;
@@ -180,4 +181,30 @@ async fn after_a_rollback_the_lane_is_direct_again_though_nothing_more_is_stored
     })
     .await;
     world.verdict(&ledger).await.assert_kept();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_guarded_pool_says_is_committed_is_committed_even_after_sqlite_has_rolled_back_by_itself() {
+    let world = World::new().await;
+    let producer = world.producer().await;
+    let pool =
+        SqlitePoolOptions::new().max_connections(1).connect_with(world.options()).await.unwrap();
+    create_orders(&pool).await;
+    sqlx::query("insert into orders (id) values ('order-1')").execute(&pool).await.unwrap();
+
+    // As when the disk is full: SQLite rolls back, and sqlx does not hear of it.
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::query("insert or rollback into orders (id) values ('order-1')").execute(&mut *tx).await.unwrap_err();
+    drop(tx);
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::query("insert into orders (id) values ('order-2')").execute(&mut *tx).await.unwrap();
+    tx.rollback().await.unwrap();
+
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::query("insert into orders (id) values ('order-3')").execute(&mut *tx).await.unwrap();
+    let receipt = producer.emit_in(&mut tx, Sequence::of("tenant-1").next().request()).await.unwrap();
+    producer.commit(tx, receipt).await.unwrap();
+    assert_eq!(order_count(&world.pool()).await, 2, "order-1 and order-3, whoever looks");
+    let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
+    producer.emit(Sequence::of("tenant-2").next().request().policy(always)).await.unwrap();
 }

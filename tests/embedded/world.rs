@@ -81,8 +81,12 @@ impl World {
 
     /// Connections of the service's own.
     pub(crate) fn pool(&self) -> SqlitePool {
-        let options = SqliteConnectOptions::new().filename(&self.file).busy_timeout(Duration::from_secs(20));
-        SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options)
+        SqliteOutbox::guard(SqlitePoolOptions::new().max_connections(4)).connect_lazy_with(self.options())
+    }
+
+    /// How the service connects.
+    pub(crate) fn options(&self) -> SqliteConnectOptions {
+        SqliteConnectOptions::new().filename(&self.file).busy_timeout(Duration::from_secs(20))
     }
 
     pub(crate) fn config(&self, more: &[(&str, &str)]) -> Config {

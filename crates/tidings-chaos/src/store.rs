@@ -99,7 +99,8 @@ impl Store {
                 .journal_mode(SqliteJournalMode::Wal)
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(Duration::from_secs(5));
-            Self::Sqlite(SqlitePoolOptions::new().max_connections(4).connect_with(options).await?)
+            let pool = SqliteOutbox::guard(SqlitePoolOptions::new().max_connections(4));
+            Self::Sqlite(pool.connect_with(options).await?)
         };
         for table in TABLES {
             with_pool!(&store, pool => drop(sqlx::query(table).execute(pool).await?));
