@@ -187,8 +187,8 @@ async fn after_a_rollback_the_lane_is_direct_again_though_nothing_more_is_stored
 async fn what_a_guarded_pool_says_is_committed_is_committed_even_after_sqlite_has_rolled_back_by_itself() {
     let world = World::new().await;
     let producer = world.producer().await;
-    let pool =
-        SqlitePoolOptions::new().max_connections(1).connect_with(world.options()).await.unwrap();
+    let pool = SqliteOutbox::guard(SqlitePoolOptions::new().max_connections(1));
+    let pool = pool.connect_with(world.options()).await.unwrap();
     create_orders(&pool).await;
     sqlx::query("insert into orders (id) values ('order-1')").execute(&pool).await.unwrap();
 
