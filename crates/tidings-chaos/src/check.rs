@@ -16,6 +16,8 @@ use crate::Result;
 use crate::events::{Kind, Payload};
 use crate::ledger::Entries;
 use crate::monkey::Incident;
+use crate::roles::accepted_file;
+use crate::run::SERVICES;
 use crate::store::{AnyOutbox, Store};
 
 /// How long one call to the brokers may take, and how long reading may take without a record.
@@ -138,7 +140,7 @@ pub(crate) async fn check(
         report.longest_wait = waits.max().max(report.longest_wait.take());
     }
     for verifier in verifiers {
-        // The same events come twice by plan, and by other ways than the log too, so of order the log alone knows less.
+        // Of order, and of what nobody emitted, the histories know more than the log.
         if let Some(lost) = verifier.finish().finding(Fault::Lost) {
             report.faults += &format!("settled in an outbox, and not on the topic: {lost:?}\n");
             report.lost = report.lost.max(usize::try_from(lost.count).unwrap_or(usize::MAX));
@@ -167,8 +169,8 @@ async fn settle_what_is_known(
         }
     }
     let mut written = HashSet::new();
-    for service in super::run::SERVICES {
-        let text = std::fs::read_to_string(crate::roles::accepted_file(folder, service))?;
+    for service in SERVICES {
+        let text = std::fs::read_to_string(accepted_file(folder, service))?;
         // The last line may be torn.
         written.extend(text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(str::to_owned));
     }

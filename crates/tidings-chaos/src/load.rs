@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// The longest pause of a key between two orders, in milliseconds.
 const PAUSE_MS: u64 = 500;
 
-/// The keys of one caller each.
+/// Who asks for one thing after another, for one key.
 struct Caller {
     kind: Kind,
     key: String,

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use crate::run::{BROKERS, RELAYS, SERVICES};
+
 /// How far apart faults begin, on average. A broker takes some seconds to start again.
 const PAUSE: Duration = Duration::from_secs(4);
 
@@ -102,11 +104,11 @@ impl Fault {
     /// How many there are of what it is done to.
     fn targets(self) -> usize {
         match self.class() {
-            Class::Broker => super::run::BROKERS,
+            Class::Broker => BROKERS,
             Class::Database | Class::Disk | Class::Horizon => 1,
-            Class::Service => super::run::SERVICES.len(),
-            Class::Relay => super::run::RELAYS,
-            Class::Network => super::run::BROKERS + 1,
+            Class::Service => SERVICES.len(),
+            Class::Relay => RELAYS,
+            Class::Network => BROKERS + 1,
         }
     }
 }

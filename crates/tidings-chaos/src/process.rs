@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -66,7 +67,7 @@ impl Process {
     }
 
     /// Starts it, unless it runs, and does not wait until it is ready.
-    pub(crate) async fn start(self: &std::sync::Arc<Self>) -> Result<()> {
+    pub(crate) async fn start(self: &Arc<Self>) -> Result<()> {
         let mut child = self.child.lock().await;
         self.notice(&mut child);
         if child.is_some() {
@@ -86,7 +87,7 @@ impl Process {
         let mut log = OpenOptions::new().create(true).append(true).open(&self.log).await?;
         log.write_all(b"--- started\n").await?;
         tokio::spawn(async move { tokio::io::copy(&mut stderr, &mut log).await });
-        let this = std::sync::Arc::clone(self);
+        let this = Arc::clone(self);
         tokio::spawn(async move {
             if let Ok(Some(line)) = BufReader::new(stdout).lines().next_line().await {
                 this.port.store(line.parse().unwrap_or_default(), Ordering::SeqCst);
