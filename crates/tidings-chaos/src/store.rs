@@ -103,7 +103,7 @@ impl Store {
             Self::Sqlite(pool.connect_with(options).await?)
         };
         for table in TABLES {
-            with_pool!(&store, pool => drop(sqlx::query(table).execute(pool).await?));
+            with_pool!(&store, pool => { sqlx::query(table).execute(pool).await?; });
         }
         Ok(store)
     }
