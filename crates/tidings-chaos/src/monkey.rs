@@ -38,8 +38,9 @@ pub(crate) struct Incident {
     pub(crate) ended_ms: i64,
 }
 
-/// Carries out a plan. Faults of one class come one after another; those of others go on meanwhile.
-pub(crate) async fn carry_out(world: &Arc<World>, plan: Vec<Step>) -> Result<Vec<Incident>> {
+/// Carries out a plan. Faults of one class come one after another; those of others go on meanwhile. What could only begin after the
+/// plan's time is left out.
+pub(crate) async fn carry_out(world: &Arc<World>, plan: Vec<Step>, lasts: Duration) -> Result<Vec<Incident>> {
     let begin = Instant::now();
     let mut by_class: Vec<(Class, Vec<Step>)> = Vec::new();
     for step in plan {
@@ -55,6 +56,10 @@ pub(crate) async fn carry_out(world: &Arc<World>, plan: Vec<Step>) -> Result<Vec
             let mut incidents = Vec::new();
             for step in steps {
                 sleep_until(begin + step.at).await;
+                if begin.elapsed() > lasts {
+                    println!("{:7.1} s  {} is left out", begin.elapsed().as_secs_f64(), step.fault.name());
+                    continue;
+                }
                 let began_ms = now_ms();
                 println!("{:7.1} s  {} {:?}", begin.elapsed().as_secs_f64(), step.fault.name(), step.targets);
                 let done = world.inflict(&step).await;

@@ -61,7 +61,7 @@ pub(crate) async fn run(seconds: &str, seed: &str, folder: &Path) -> Result<bool
     let began = Instant::now();
     let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let incidents = tokio::select! {
-        incidents = carry_out(&world, plan) => incidents?,
+        incidents = carry_out(&world, plan, Duration::from_secs(seconds)) => incidents?,
         // What was started ends with this process.
         _ = terminated.recv() => return Err("terminated".into()),
         _ = tokio::signal::ctrl_c() => return Err("interrupted".into()),
