@@ -10,7 +10,7 @@ use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::metadata::MetadataTopic;
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::Notify;
@@ -318,10 +318,12 @@ impl Transport for KafkaTransport {
             // librdkafka has no asynchronous metadata request.
             let answer = tokio::task::spawn_blocking(move || {
                 let metadata = producer.client().fetch_metadata(topic.as_deref(), timeout)?;
-                let leaderless =
-                    |topic: &MetadataTopic| topic.partitions().iter().all(|partition| partition.leader() < 0);
+                let of = |topic: &MetadataTopic| {
+                    let leaders = topic.partitions().iter().map(MetadataPartition::leader);
+                    is_leaderless(topic.error().map(RDKafkaErrorCode::from), leaders)
+                };
                 // It answers, and can't take a record yet.
-                let leaderless = topic.is_some() && metadata.topics().iter().all(leaderless);
+                let leaderless = topic.is_some() && metadata.topics().iter().all(of);
                 if let Some((topic, found)) = topic.as_deref().zip(metadata.topics().first()) {
                     limits::learn(&topics, topic, found);
                 }
@@ -342,9 +344,22 @@ impl Transport for KafkaTransport {
     }
 }
 
+/// Whether no partition of a topic can take a record yet. A topic that was deleted tells nothing of the broker.
+fn is_leaderless(error: Option<RDKafkaErrorCode>, mut leaders: impl Iterator<Item = i32>) -> bool {
+    error != Some(RDKafkaErrorCode::UnknownTopicOrPartition) && leaders.all(|leader| leader < 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_broker_without_leaders_takes_no_records_and_one_that_has_lost_a_topic_does() {
+        let of = |leaders: &[i32]| is_leaderless(None, leaders.iter().copied());
+        assert!(of(&[-1, -1]) && !of(&[-1, 1]));
+        assert!(is_leaderless(Some(RDKafkaErrorCode::LeaderNotAvailable), std::iter::empty()));
+        assert!(!is_leaderless(Some(RDKafkaErrorCode::UnknownTopicOrPartition), std::iter::empty()));
+    }
 
     #[test]
     fn what_is_wrong_with_a_setting_does_not_quote_it() {
