@@ -48,10 +48,17 @@ pub(crate) struct Report {
     pub(crate) inverted: usize,
     pub(crate) duplicated: usize,
     pub(crate) duplicates_bound: usize,
-    /// In milliseconds, and whose it was.
-    pub(crate) longest_wait: Option<(i64, String)>,
+    pub(crate) longest_wait: Option<Wait>,
     /// What is wrong, a line each.
     pub(crate) faults: String,
+}
+
+/// How long an event took from its order until it was seen for the first time; the longer, the greater.
+#[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Wait {
+    pub(crate) lasted_ms: i64,
+    pub(crate) began_ms: i64,
+    pub(crate) id: String,
 }
 
 /// The databases of the services, behind no proxy.
@@ -136,7 +143,11 @@ pub(crate) async fn check(
             report.faults += &format!("{topic}, in the order of the transactions: {by_lock}");
         }
         let waits = first_seen.iter().filter(|(id, _)| history.is_accepted(id));
-        let waits = waits.filter_map(|(id, at)| Some((at - entries.emits.get(id)?.began_ms, id.clone())));
+        let wait = |(id, at_ms): (&String, &i64)| {
+            let began_ms = entries.emits.get(id)?.began_ms;
+            Some(Wait { lasted_ms: at_ms - began_ms, began_ms, id: id.clone() })
+        };
+        let waits = waits.filter_map(wait);
         report.longest_wait = waits.max().max(report.longest_wait.take());
     }
     for verifier in verifiers {
@@ -193,9 +204,7 @@ fn in_flight(entries: &Entries, first_seen: &HashMap<String, i64>, incidents: &[
     let lives = || {
         entries.emits.iter().filter_map(|(id, emitted)| Some((emitted.began_ms, first_seen.get(id)? + WRITTEN_DOWN_MS)))
     };
-    let during = |incident: &Incident| {
-        lives().filter(|(began, ended)| *began <= incident.ended_ms && *ended >= incident.began_ms).count()
-    };
+    let during = |incident: &Incident| lives().filter(|(began, ended)| incident.overlaps(*began, *ended)).count();
     incidents.iter().map(during).sum()
 }
 

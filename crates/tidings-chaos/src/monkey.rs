@@ -38,6 +38,13 @@ pub(crate) struct Incident {
     pub(crate) ended_ms: i64,
 }
 
+impl Incident {
+    /// Whether it was there at some time between these.
+    pub(crate) fn overlaps(&self, from_ms: i64, to_ms: i64) -> bool {
+        self.began_ms <= to_ms && self.ended_ms >= from_ms
+    }
+}
+
 /// Carries out a plan. Faults of one class come one after another; those of others go on meanwhile. What could only begin after the
 /// plan's time is left out.
 pub(crate) async fn carry_out(world: &Arc<World>, plan: Vec<Step>, lasts: Duration) -> Result<Vec<Incident>> {

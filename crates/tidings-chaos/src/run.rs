@@ -13,11 +13,11 @@ use tokio::time::sleep;
 
 use crate::Result;
 use crate::brokers::Services;
-use crate::check::{Databases, Report, check};
+use crate::check::{Databases, Report, Wait, check};
 use crate::events::{Kind, POLICIES, PREFIX};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, now_ms};
 use crate::load::Load;
-use crate::monkey::{World, carry_out, counts};
+use crate::monkey::{Incident, World, carry_out, counts};
 use crate::order::Fate;
 use crate::plan::plan;
 use crate::process::Process;
@@ -55,6 +55,7 @@ pub(crate) async fn run(seconds: &str, seed: &str, folder: &Path) -> Result<bool
     let ledger = Arc::new(Ledger::new(folder)?);
     let (shared, alone) = (&world.processes[..2], &world.alone);
     let load = Load::start(shared, alone, &ledger, seed);
+    let load_began_ms = now_ms();
     println!("the load has started");
     sleep(BEFORE).await;
 
@@ -105,8 +106,17 @@ pub(crate) async fn run(seconds: &str, seed: &str, folder: &Path) -> Result<bool
     println!("of {} accepted events only a table or a file of a service knew", report.known_later);
     println!("at most {} events were in flight while there was a fault", report.duplicates_bound);
     let Report { accepted, published, lost, invented, inverted, duplicated, .. } = report;
-    let (longest_wait_ms, of_event) = report.longest_wait.unwrap_or_default();
-    println!("the longest wait was that of {of_event}");
+    let Wait { lasted_ms: longest_wait_ms, began_ms, id } = report.longest_wait.unwrap_or_default();
+    let of_run = |at_ms| Duration::from_millis(u64::try_from(at_ms - load_began_ms).unwrap_or_default()).as_secs_f64();
+    println!(
+        "the longest wait was that of {id}, ordered {:.1} s after the load had begun; meanwhile there was:",
+        of_run(began_ms)
+    );
+    for Incident { fault, began_ms, ended_ms } in
+        incidents.iter().filter(|i| i.overlaps(began_ms, began_ms + longest_wait_ms))
+    {
+        println!("  {} from {:.1} s to {:.1} s", fault.name(), of_run(*began_ms), of_run(*ended_ms));
+    }
     println!(
         "chaos: seed={seed} seconds={seconds} faults={} accepted={accepted} published={published} lost={lost} invented={invented} \
          inverted={inverted} duplicated={duplicated} longest_wait_ms={longest_wait_ms}",

@@ -161,3 +161,82 @@ async fn carry(
         () = write => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+    const NEVER: Duration = Duration::from_millis(200);
+
+    /// A proxy before something that sends back what it gets.
+    async fn echo() -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Proxy::start("127.0.0.1:0", &listener.local_addr().unwrap().to_string()).await.unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = client.split();
+                    tokio::io::copy(&mut from, &mut to).await
+                });
+            }
+        });
+        proxy
+    }
+
+    async fn connect(proxy: &Proxy) -> TcpStream {
+        TcpStream::connect(proxy.address()).await.unwrap()
+    }
+
+    /// Whether a byte comes back, or how the connection has ended.
+    async fn answers(stream: &mut TcpStream) -> io::Result<bool> {
+        stream.write_all(b"x").await?;
+        Ok(stream.read(&mut [0; 1]).await? == 1)
+    }
+
+    #[tokio::test]
+    async fn what_is_slow_arrives_late() {
+        let proxy = echo().await;
+        let mut stream = connect(&proxy).await;
+        assert!(answers(&mut stream).await.unwrap());
+        proxy.set(Network::Slow(Duration::from_millis(100)));
+        let begin = Instant::now();
+        assert!(answers(&mut stream).await.unwrap());
+        assert!(begin.elapsed() >= Duration::from_millis(200), "each way");
+    }
+
+    #[tokio::test]
+    async fn a_silent_network_loses_nothing() {
+        let proxy = echo().await;
+        let mut stream = connect(&proxy).await;
+        assert!(answers(&mut stream).await.unwrap());
+        proxy.set(Network::Silent);
+        assert!(timeout(NEVER, answers(&mut stream)).await.is_err());
+        proxy.set(Network::Well);
+        assert_eq!(timeout(SOON, stream.read(&mut [0; 1])).await.unwrap().unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn connections_that_are_silenced_stay_so_and_new_ones_are_well() {
+        let proxy = echo().await;
+        let mut old = connect(&proxy).await;
+        assert!(answers(&mut old).await.unwrap());
+        proxy.silence_open();
+        assert!(timeout(NEVER, answers(&mut old)).await.is_err());
+        assert!(timeout(SOON, answers(&mut connect(&proxy).await)).await.unwrap().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_cut_ends_what_is_open_and_lets_new_ones_send_so_much() {
+        let proxy = echo().await;
+        let mut old = connect(&proxy).await;
+        assert!(answers(&mut old).await.unwrap());
+        proxy.set(Network::Cut { after_bytes: 1 });
+        assert!(!matches!(timeout(SOON, old.read(&mut [0; 1])).await.unwrap(), Ok(1)));
+        let mut new = connect(&proxy).await;
+        assert!(timeout(SOON, answers(&mut new)).await.unwrap().unwrap());
+        assert!(!matches!(timeout(SOON, answers(&mut new)).await.unwrap(), Ok(true)));
+    }
+}
