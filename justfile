@@ -13,6 +13,7 @@ ci: check fuzz test chaos instructions
 
 # everything but the tests
 check: fmt deny audit clippy doc
+    scripts/sabotage --check
 
 # formatting
 fmt:
@@ -64,6 +65,10 @@ test *args:
 # kills, stops, cuts and slows down services, relays, three brokers and a database, and checks the promises
 chaos *args:
     scripts/chaos {{ args }}
+
+# breaks the library on purpose, and shows the tests that notice: an hour or two for all
+sabotage *words:
+    scripts/sabotage {{ words }}
 
 # the instructions of an emit, by valgrind: no more than there were
 instructions:
