@@ -118,6 +118,12 @@ async fn a_database_that_only_lets_itself_be_read_is_found_out_when_it_takes_wri
     let cut = "select pg_terminate_backend(pid) from pg_stat_activity
                where datname = current_database() and pid <> pg_backend_pid()";
     sqlx::query(cut).execute(&pool).await.unwrap();
+    // Of a connection that was cut nobody knows in the midst of what.
+    eventually("no connection is left that was cut", async || {
+        let error = scene.store(Duration::from_secs(30)).await.unwrap_err();
+        (!error.is_ambiguous()).then_some(())
+    })
+    .await;
     scene.fails(ErrorKind::Storage, false).await;
     let mut connection = pool.acquire().await.unwrap();
     for statement in [
