@@ -26,6 +26,7 @@ mod batch;
 pub(crate) mod builder;
 pub(crate) mod client;
 pub(crate) mod closing;
+mod detours;
 mod direct;
 pub(crate) mod fallback;
 mod health;

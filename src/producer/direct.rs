@@ -108,7 +108,7 @@ impl Shared {
             OutboxMode::Fallback => {
                 // While the breaker is open, waiting for the lane is in vain.
                 let wait_until = self.breaker.state().is_closed().then_some(direct_until);
-                if fallback.is_spilled(key, wait_until).await {
+                if fallback.is_spilled(key, 1, wait_until).await {
                     return fallback.store(resolved, StoredReason::LaneSpilled, deadline).await.map(Way::Taken);
                 }
                 Ok(Way::Direct(resolved))
@@ -182,7 +182,7 @@ impl Shared {
     ///
     /// The breaker hears of every outcome, whether or not anyone still waits for it. When it opens, the client is given up, and
     /// with it the record.
-    pub(super) async fn publish(&self, record: &Record, deadline: Instant) -> Result<Delivery> {
+    async fn publish(&self, record: &Record, deadline: Instant) -> Result<Delivery> {
         let Some(permit) = self.breaker.permit() else { return Err(Error::new(ErrorKind::CircuitOpen, BREAKER_OPEN)) };
         let Client { transport, generation } = self.clients.current();
         let era = permit.era;

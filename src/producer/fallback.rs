@@ -237,20 +237,21 @@ impl Fallback {
         }
     }
 
-    /// Whether a direct event of the key could overtake one in the outbox.
+    /// Whether a direct event of the key could overtake one in the outbox. `events` is how many come along with it.
     ///
     /// Under a steady stream of events a lane would never settle, each waiting behind the one before it. So once some have taken
     /// the detour, further ones wait for the lane a moment, until `wait_until` at most, if that makes sense.
-    pub(crate) async fn is_spilled(&self, key: &[u8], wait_until: Option<Instant>) -> bool {
+    pub(crate) async fn is_spilled(&self, key: &[u8], events: usize, wait_until: Option<Instant>) -> bool {
         self.look_up().await;
         let lane = self.lane_of(key);
         if !self.spills.is_spilled(lane) {
             return false;
         }
-        let Some(until) = wait_until.filter(|_| self.spills.is_detour_long(lane)) else { return true };
+        let Some(until) = wait_until.filter(|_| self.spills.is_detour_long(lane, events)) else { return true };
+        let floor = self.spills.known(lane).floor;
         let settled = self.wait_until_settled(key, until.min(Instant::now() + HAND_BACK_TIME)).await;
         if !settled {
-            self.spills.waited_in_vain(lane);
+            self.spills.waited_in_vain(lane, floor);
         }
         !settled
     }

@@ -43,6 +43,7 @@ impl Room {
             }
         }
     }
+
     fn bytes_of(&self, resolved: &Resolved) -> u32 {
         let bytes = resolved.record.wire_bytes() + EVENT_OVERHEAD_BYTES;
         // One that is larger than all the room goes alone.

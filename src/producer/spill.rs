@@ -1,10 +1,11 @@
 //! Which lanes have events in the outbox that a direct event could overtake. Pure state: no I/O, no clock.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::detours::Detours;
 use crate::outbox::{Head, Lanes};
 
 /// For each lane the highest number that this process knows to be given out, and the number below which all are settled.
@@ -35,16 +36,9 @@ struct Lane {
     draws: Mutex<u64>,
     /// Whether a relay of this producer has the lane.
     relayed_here: AtomicBool,
-    /// How many events took the detour since the lane was last settled, or waited for.
-    detours: AtomicU32,
-    /// How many may do so before one waits for the lane.
-    patience: AtomicU32,
+    /// The events that took the detour since the lane was last settled.
+    detours: Mutex<Detours>,
 }
-
-/// So many events take the detour before one waits for the lane to settle. Twice as many each time that was in vain, as while a
-/// key of the lane is parked, up to the most.
-const PATIENCE: u32 = 8;
-const MOST_PATIENCE: u32 = 4_096;
 
 /// What was known of a lane at some time.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +53,12 @@ pub(crate) struct Known {
     draws: u64,
 }
 
+impl Lane {
+    fn detours(&self) -> MutexGuard<'_, Detours> {
+        self.detours.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Spills {
     pub(crate) fn new() -> Self {
         let lane = || Lane {
@@ -68,8 +68,7 @@ impl Spills {
             life: AtomicI64::new(0),
             draws: Mutex::default(),
             relayed_here: AtomicBool::new(false),
-            detours: AtomicU32::new(0),
-            patience: AtomicU32::new(PATIENCE),
+            detours: Mutex::default(),
         };
         Self {
             lanes: (0..Lanes::MAX).map(|_| lane()).collect(),
@@ -152,8 +151,7 @@ impl Spills {
         let lane = &self.lanes[usize::from(lane)];
         if lane.floor.fetch_max(floor, Ordering::SeqCst) < floor {
             if lane.last.load(Ordering::SeqCst) < floor {
-                lane.detours.store(0, Ordering::Relaxed);
-                lane.patience.store(PATIENCE, Ordering::Relaxed);
+                *lane.detours() = Detours::default();
             }
             self.settled.notify_waiters();
         }
@@ -206,19 +204,17 @@ impl Spills {
         }
     }
 
-    /// One more event of a spilled lane comes along. Whether so many have taken the detour that this one had better wait.
-    pub(crate) fn is_detour_long(&self, lane: u16) -> bool {
-        let lane = &self.lanes[usize::from(lane)];
-        lane.detours.fetch_add(1, Ordering::Relaxed) >= lane.patience.load(Ordering::Relaxed)
+    /// So many more events of a spilled lane come along. Whether so many have taken the detour that these had better wait.
+    pub(crate) fn is_detour_long(&self, lane: u16, events: usize) -> bool {
+        self.lanes[usize::from(lane)].detours().is_long(events)
     }
 
-    /// An event has waited for the lane, and it did not settle.
-    pub(crate) fn waited_in_vain(&self, lane: u16) {
+    /// An event has waited for the lane since all below this floor were settled, and the lane is spilled still.
+    pub(crate) fn waited_in_vain(&self, lane: u16, since: i64) {
         let lane = &self.lanes[usize::from(lane)];
-        lane.detours.store(0, Ordering::Relaxed);
-        let _ = lane
-            .patience
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |patience| Some((patience * 2).min(MOST_PATIENCE)));
+        let floor = lane.floor.load(Ordering::SeqCst);
+        let behind = lane.last.load(Ordering::SeqCst).saturating_sub(floor);
+        lane.detours().waited_in_vain(behind, floor > since);
     }
 
     /// Completes when the relay is [woken](Self::wake), or was since it last did.
@@ -257,17 +253,21 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_is_waited_for_once_some_have_taken_the_detour_and_ever_less_so_while_that_is_in_vain() {
+    fn a_lane_that_settles_has_its_detours_counted_anew() {
         let spills = Spills::new();
         spills.spill(0, 1);
-        let detours = |spills: &Spills| (0..).take_while(|_| !spills.is_detour_long(0)).count();
-        assert_eq!(detours(&spills), 8);
-        assert!(spills.is_detour_long(0), "the next ones wait as well");
-        spills.waited_in_vain(0);
-        assert_eq!(detours(&spills), 16);
-        spills.settle_below(0, 2);
-        spills.spill(0, 2);
-        assert_eq!(detours(&spills), 8, "it has settled meanwhile");
+        let detours = || (0..).take_while(|_| !spills.is_detour_long(0, 1)).count();
+        assert_eq!(detours(), 8);
+        spills.waited_in_vain(0, 1);
+        assert_eq!(detours(), 16, "the relay stood still");
+        spills.spill(0, 9);
+        spills.settle_below(0, 3);
+        spills.waited_in_vain(0, 1);
+        assert_eq!(detours(), 8, "it got on, and falls behind");
+        spills.waited_in_vain(0, 3);
+        spills.settle_below(0, 10);
+        spills.spill(0, 10);
+        assert_eq!(detours(), 8, "it has settled meanwhile");
     }
 
     #[test]

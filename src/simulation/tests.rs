@@ -119,5 +119,5 @@ async fn a_producer_that_only_sends_directly_hears_that_the_number_of_lanes_was_
         assert!(database.commit(transaction));
     }
     sleep(Duration::from_millis(100)).await;
-    assert!(fallback.is_spilled(&key, None).await, "an event of the key waits in a lane that was not there before");
+    assert!(fallback.is_spilled(&key, 1, None).await, "an event of the key waits in a lane that was not there before");
 }

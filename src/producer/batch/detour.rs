@@ -34,7 +34,7 @@ pub(super) async fn store(shared: &Shared, chain: usize, events: Vec<(usize, Eve
     if reason == StoredReason::LaneSpilled {
         // While the breaker is open, waiting for the lane is in vain.
         let wait_until = shared.breaker.state().is_closed().then(|| shared.direct_until(first.deadline));
-        if !fallback.is_spilled(&first.resolved.record.key, wait_until).await {
+        if !fallback.is_spilled(&first.resolved.record.key, events.len(), wait_until).await {
             return Detour { chain, done: Vec::new(), returned: events };
         }
     }
