@@ -21,6 +21,7 @@ mod changes;
 mod cursor;
 mod handed;
 mod lane;
+mod nudge;
 mod poison;
 mod poll;
 mod witnesses;
@@ -28,6 +29,7 @@ mod witnesses;
 use cursor::{Cursor, Look};
 pub(crate) use handed::{Handed, Journaled};
 use lane::{Lane, Trial};
+use nudge::nudge;
 pub(crate) use poison::Poison;
 use poison::Verdict;
 use poll::Poll;
@@ -177,6 +179,7 @@ impl Relay {
         let (mut reading, mut waking): (Aside<Answer>, Aside<()>) = (None, None);
         let (fallback, outbox) = (Arc::clone(&self.fallback), Arc::clone(&self.outbox));
         let mut woken = outbox.woken();
+        let (mut nudging, mut nudged) = (pin!(nudge(Arc::clone(&self.transport))), self.client);
         let drain_time = loop {
             self.keep_leases().await;
             self.take_reports()?;
@@ -194,6 +197,10 @@ impl Relay {
             self.retain().await;
             if reading.is_none() && self.poll.is_due(Instant::now()) {
                 reading = self.read();
+            }
+            if nudged != self.client {
+                nudged = self.client;
+                nudging.set(nudge(Arc::clone(&self.transport)));
             }
             let wake_at = self.wake_at(reading.is_some());
             let transport = Arc::clone(&self.transport);
@@ -216,6 +223,7 @@ impl Relay {
                     self.poll.hint_within(Instant::now(), HANDED_WITHIN);
                 }
                 () = transport.room(), if !self.queue.is_empty() => {}
+                never = &mut nudging => match never {},
                 () = sleep_until(wake_at) => {}
             }
         };

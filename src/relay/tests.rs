@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ use crate::event::EventId;
 use crate::outbox::{Appended, Head, HeldRow, Lanes, Progress, Row, Settled};
 use crate::policy::PoisonMode;
 use crate::transport::memory::MemoryTransport;
-use crate::transport::{OnDelivery, QueueFull, Record};
+use crate::transport::{OnDelivery, QueueFull, Record, Vitals};
 use crate::tx::Tx;
 use crate::wire::dead_letter::{DeadLetter, DeadLetters};
 use crate::wire::{DEAD_LETTER_PREFIX, HeaderStyle, Headers};
@@ -207,6 +207,9 @@ struct SlowTransport {
     held: Mutex<Vec<OnDelivery>>,
     /// The numbers of all records that it ever took, in order.
     taken: Mutex<Vec<i64>>,
+    delivered: AtomicU64,
+    /// How often it was asked for a sign of life.
+    probes: AtomicUsize,
 }
 
 impl std::fmt::Debug for SlowTransport {
@@ -232,8 +235,13 @@ impl SlowTransport {
 
     fn deliver_all(&self) {
         for on_delivery in std::mem::take(&mut *self.held.lock().unwrap()) {
+            self.delivered.fetch_add(1, Ordering::SeqCst);
             on_delivery.call(Ok(Delivery { partition: 0, offset: 0 }));
         }
+    }
+
+    fn probes(&self) -> usize {
+        self.probes.load(Ordering::SeqCst)
     }
 }
 
@@ -251,7 +259,13 @@ impl Transport for SlowTransport {
         Box::pin(std::future::ready(true))
     }
 
+    fn vitals(&self) -> Option<Vitals> {
+        let acknowledged = self.delivered.load(Ordering::SeqCst);
+        Some(Vitals { unacknowledged: self.len(), acknowledged, ..Vitals::new() })
+    }
+
     fn probe(&self, _: Duration) -> BoxFuture<'_, Result<()>> {
+        self.probes.fetch_add(1, Ordering::SeqCst);
         Box::pin(std::future::ready(Ok(())))
     }
 }
@@ -329,6 +343,26 @@ fn hand_of_life(relay: &Relay, number: i64, key: String, life: i64) {
 fn submit(relay: &mut Relay, transport: &SlowTransport) -> Vec<i64> {
     relay.submit().unwrap();
     transport.taken()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_whose_records_wait_is_asked_whether_anybody_answers() {
+    let outbox = FakeOutbox::new(1..2, RangeSet::new());
+    let [first, second] = [(); 2].map(|()| Arc::new(SlowTransport::default()));
+    let mut relay = relay_of(&outbox, Arc::clone(&first) as Arc<dyn Transport>).await;
+    relay.transports = Transports::fixed(Arc::clone(&second) as Arc<dyn Transport>);
+    run(relay, async || {
+        until(|| first.probes() > 1).await;
+        let failed = Error::new(ErrorKind::ClientFailed, "told to fail");
+        first.held.lock().unwrap().pop().unwrap().call(Err(failed));
+        // So is the one that takes its place.
+        until(|| second.probes() > 1).await;
+        second.deliver_all();
+        let asked = second.probes();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(second.probes(), asked, "nothing waits any more");
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

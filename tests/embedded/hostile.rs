@@ -9,7 +9,7 @@ use tidings::{
 };
 
 use crate::support::events::{EVENT, Sequence, catalog, is_published};
-use crate::support::hostile::{check_each, emit_each};
+use crate::support::hostile::{check_each, check_largest, emit_each, emit_largest};
 use crate::support::relaying::RunningRelay;
 use crate::support::topic::read_until;
 use crate::support::waiting::eventually;
@@ -63,29 +63,10 @@ async fn the_largest_record_goes_either_way_and_one_that_is_a_byte_larger_neithe
         .producer_with(&[("STREAMING_MAX_RECORD_BYTES", &LIMIT.to_string()), ("STREAMING_DIRECT_TIMEOUT_MS", "20000")])
         .await;
     let _relay = RunningRelay::of(&producer);
-    let request = |bytes: usize| {
-        // Each key has a lane of its own: a stored one would take the next along.
-        Sequence::of("tenant-1").next().request().payload(format!("\"{}\"", "x".repeat(bytes - 2)))
-    };
-    let error = producer.emit(request(LIMIT)).await.unwrap_err();
-    let size =
-        error.to_string().split_once(" has ").unwrap().1.split_once(" bytes").unwrap().0.parse::<usize>().unwrap();
-    let largest = LIMIT - (size - LIMIT);
-    let mut ids = Vec::new();
-    for mode in [OutboxMode::Never, OutboxMode::Always] {
-        let policy = PolicyOverride::default().with_outbox(mode);
-        for bytes in [largest - 1, largest] {
-            ids.push(producer.emit(request(bytes).policy(policy)).await.unwrap().event_id.to_string());
-        }
-        let before = logged(&world.pool()).await;
-        let error = producer.emit(request(largest + 1).policy(policy)).await.unwrap_err();
-        assert_eq!((error.kind(), error.is_caller_error(), error.dead_lettered()), (ErrorKind::TooLarge, true, false));
-        assert_eq!(logged(&world.pool()).await, before);
-    }
-    let records = read_until(&world.brokers, &world.topic, ids.iter().cloned().collect()).await;
-    let mut sizes: Vec<_> = records.iter().map(|record| record.payload.len()).collect();
-    sizes.sort_unstable();
-    assert_eq!(sizes, [largest - 1, largest - 1, largest, largest]);
+    let request =
+        |bytes: usize| Sequence::of("tenant-1").next().request().payload(format!("\"{}\"", "x".repeat(bytes - 2)));
+    let (largest, ids) = emit_largest(&producer, LIMIT, request, async || logged(&world.pool()).await).await;
+    check_largest(largest, &read_until(&world.brokers, &world.topic, ids.into_iter().collect()).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,9 +1,9 @@
 //! Input that means no good, on a real broker and a real database.
 
-use tidings::{EmitRequest, Emitter, ErrorKind, OutboxMode, PolicyOverride};
+use tidings::{EmitRequest, Emitter, OutboxMode, PolicyOverride};
 
 use crate::support::events::{EVENT, Sequence};
-use crate::support::hostile::{check_each, emit_each};
+use crate::support::hostile::{check_each, check_largest, emit_each, emit_largest};
 use crate::support::relaying::RunningRelay;
 use crate::world::{World, logged, world};
 
@@ -48,24 +48,8 @@ async fn the_largest_record_that_passes_the_checks_is_taken_by_a_topic_of_the_br
         let id = Sequence::of("tenant-1").next().id.parse().unwrap();
         EmitRequest::new(EVENT).tenant("tenant-1").subject("é".repeat(512)).id(id).payload(noise(bytes))
     };
-    let error = producer.emit(request(LIMIT)).await.unwrap_err().to_string();
-    let size: usize = error.split_once(" has ").unwrap().1.split_once(" bytes").unwrap().0.parse().unwrap();
-    let largest = LIMIT - (size - LIMIT);
-    let mut ids = Vec::new();
-    for mode in [OutboxMode::Never, OutboxMode::Always] {
-        let policy = PolicyOverride::default().with_outbox(mode);
-        for bytes in [largest - 1, largest] {
-            ids.push(producer.emit(request(bytes).policy(policy)).await.unwrap().event_id.to_string());
-        }
-        let before = logged(&world.pool()).await;
-        let error = producer.emit(request(largest + 1).policy(policy)).await.unwrap_err();
-        assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::TooLarge, false));
-        assert_eq!(logged(&world.pool()).await, before);
-    }
-    let records = world.records_with(ids.into_iter().collect()).await;
-    let mut sizes: Vec<_> = records.iter().map(|record| record.payload.len()).collect();
-    sizes.sort_unstable();
-    assert_eq!(sizes, [largest - 1, largest - 1, largest, largest]);
+    let (largest, ids) = emit_largest(&producer, LIMIT, request, async || logged(&world.pool()).await).await;
+    check_largest(largest, &world.records_with(ids.into_iter().collect()).await);
 }
 
 /// Of services in other languages, by the function that they call.

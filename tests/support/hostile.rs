@@ -117,3 +117,38 @@ pub(crate) fn check_each(taken: &[(String, &'static str, String)], records: &[Re
         }
     }
 }
+
+/// Emits the largest record that the limit takes, and one that is a byte smaller, either way, and sees one that is a byte larger
+/// refused before anything is done. Yields the size of the largest one's payload, and the ids of those that were taken.
+///
+/// `request` makes one with a payload of so many bytes; `logged` counts what is in the outbox.
+pub(crate) async fn emit_largest<C: PartialEq + std::fmt::Debug>(
+    emitter: &dyn Emitter,
+    limit: usize,
+    request: impl Fn(usize) -> EmitRequest + Send + Sync,
+    logged: impl AsyncFn() -> C,
+) -> (usize, Vec<String>) {
+    let error = emitter.emit(request(limit)).await.unwrap_err().to_string();
+    let size: usize = error.split_once(" has ").unwrap().1.split_once(" bytes").unwrap().0.parse().unwrap();
+    let largest = limit - (size - limit);
+    let mut ids = Vec::new();
+    for mode in [OutboxMode::Never, OutboxMode::Always] {
+        let request = |bytes| request(bytes).policy(PolicyOverride::default().with_outbox(mode));
+        for bytes in [largest - 1, largest] {
+            ids.push(emitter.emit(request(bytes)).await.unwrap().event_id.to_string());
+        }
+        let before = logged().await;
+        let error = emitter.emit(request(largest + 1)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        assert!(error.is_caller_error() && !error.dead_lettered() && !error.is_ambiguous());
+        assert_eq!(logged().await, before);
+    }
+    (largest, ids)
+}
+
+/// Each that was taken is on the topic, whole.
+pub(crate) fn check_largest(largest: usize, records: &[ReadBack]) {
+    let mut sizes: Vec<_> = records.iter().map(|record| record.payload.len()).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes, [largest - 1, largest - 1, largest, largest]);
+}
