@@ -475,6 +475,20 @@ async fn a_refused_event_parks_its_key_for_good_and_other_keys_go_on() {
     assert_eq!(evens, (1..2_000).map(|half| 2 * half).collect::<Vec<_>>());
 }
 
+#[tokio::test]
+async fn what_is_known_of_one_event_says_nothing_of_the_next_of_its_key() {
+    let outbox = FakeOutbox::new([], RangeSet::new());
+    *outbox.poison.lock().unwrap() = PoisonMode::Skip;
+    park_key(&outbox);
+    let mut parked = outbox.parked.lock().unwrap().values().next().unwrap().clone();
+    parked.attempts = 3;
+    let relay = relay_of(&outbox, Arc::new(SlowTransport::default())).await;
+    let judge = |number| {
+        relay.poison.judge(&parked, &HeldRow { row: row(number, parked.key.clone()), definition_key: "d".into() })
+    };
+    assert_eq!([1, 2].map(judge), [Verdict::Skip, Verdict::Deliver]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn after_three_attempts_the_policy_decides() {
     for (mode, expected) in [(PoisonMode::Skip, vec![]), (PoisonMode::DeadLetter, vec![1, 2, 3])] {

@@ -52,7 +52,8 @@ fn plans(log: &str) -> Vec<Value> {
             while let Some(line) = lines.next_if(|line| line.starts_with('\t')) {
                 json.push_str(line);
             }
-            plans.push(serde_json::from_str(&json.replace('\t', " ")).unwrap());
+            let json = json.replace('\t', " ");
+            plans.push(serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {line}\n{json}")));
         }
     }
     plans
