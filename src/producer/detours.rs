@@ -35,8 +35,11 @@ impl Detours {
     }
 
     /// An event has waited, and the lane is spilled still. `behind` is how much is to be relayed now; `gets_on` whether something
-    /// was meanwhile.
+    /// was meanwhile. Of those that waited together the first counts.
     pub(super) fn waited_in_vain(&mut self, behind: i64, gets_on: bool) {
+        if self.taken < self.patience {
+            return;
+        }
         let shrinks = behind < self.least_behind;
         // Otherwise it is measured against what was before it grew, lest it grow a little more each time.
         if shrinks || self.patience == LEAST {
@@ -79,8 +82,20 @@ mod tests {
             }
         }
         let mut detours = Detours::default();
-        (0..100).for_each(|_| detours.waited_in_vain(1, false));
+        for _ in 0..20 {
+            taken(&mut detours);
+            detours.waited_in_vain(1, false);
+        }
         assert_eq!(taken(&mut detours), 4_096);
+    }
+
+    #[test]
+    fn those_that_waited_together_count_once() {
+        let mut detours = Detours::default();
+        for patience in [8, 16, 32] {
+            assert_eq!(taken(&mut detours), patience);
+            (0..16).for_each(|_| detours.waited_in_vain(1_000 - i64::try_from(patience).unwrap(), true));
+        }
     }
 
     #[test]

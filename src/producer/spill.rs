@@ -40,6 +40,12 @@ struct Lane {
     detours: Mutex<Detours>,
 }
 
+impl Lane {
+    fn detours(&self) -> MutexGuard<'_, Detours> {
+        self.detours.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What was known of a lane at some time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Known {
@@ -51,12 +57,6 @@ pub(crate) struct Known {
     /// The highest number that was given out.
     pub(crate) last: i64,
     draws: u64,
-}
-
-impl Lane {
-    fn detours(&self) -> MutexGuard<'_, Detours> {
-        self.detours.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Spills {
