@@ -12,7 +12,7 @@ default:
 ci: check fuzz test chaos instructions
 
 # everything but the tests
-check: fmt deny audit clippy doc
+check: fmt deny audit ops clippy doc
     scripts/sabotage --check
 
 # formatting
@@ -27,6 +27,8 @@ clippy:
     cargo clippy --no-default-features --features sqlite --lib -- -D warnings
     cargo clippy --no-default-features --features testing --lib -- -D warnings
     cargo clippy --no-default-features --features axum --lib -- -D warnings
+    cargo clippy --no-default-features --features metrics --lib -- -D warnings
+    cargo clippy --no-default-features --features otel --lib -- -D warnings
     cargo clippy --no-default-features --features admin --lib -- -D warnings
     cargo clippy --no-default-features --features admin,postgres --lib -- -D warnings
     cargo clippy --no-default-features --features admin,sqlite --lib -- -D warnings
@@ -53,6 +55,10 @@ audit:
     else \
       echo "WARNING: NOT AUDITED: the database of advisories can't be fetched from here" >&2; \
     fi
+
+# alert rules and dashboard, by Prometheus' own tool
+ops:
+    scripts/ops
 
 # parsers and decoders, so many seconds each, by libFuzzer: all of them, or those that are named
 fuzz seconds="3" *targets:
