@@ -308,13 +308,14 @@ async fn emit_until_refused(producer: Producer, report: Arc<Mutex<File>>, caller
     }
 }
 
-/// What the service has reported so far.
+/// What the service has reported so far. A line that it is writing has no end yet.
 fn reported(report: &Path) -> Vec<Numbered> {
     let event = |line: &str| {
         let [key, number, id] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
         Numbered { key: key.into(), number: number.parse().unwrap(), id: id.into() }
     };
-    std::fs::read_to_string(report).unwrap_or_default().lines().map(event).collect()
+    let text = std::fs::read_to_string(report).unwrap_or_default();
+    text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(event).collect()
 }
 
 /// A service that is a process, killed when it is dropped.

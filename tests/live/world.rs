@@ -159,6 +159,16 @@ pub(crate) async fn settled_to(pool: &PgPool, lane: u16, number: i64) {
     eventually("the lane is settled", async || (published(pool, lane).await == expected).then_some(())).await;
 }
 
+/// The same, where the numbers behind it may be settled too by the time of the first look.
+pub(crate) async fn settled_at_least_to(pool: &PgPool, lane: u16, number: i64) {
+    let select = "select published @> int8range(1, $2 + 1) from tidings.lane where lane = $1";
+    let is_settled = async || {
+        let settled = sqlx::query_scalar::<_, bool>(select).bind(i16::try_from(lane).unwrap()).bind(number);
+        settled.fetch_one(pool).await.unwrap()
+    };
+    eventually("the lane is settled", async || is_settled().await.then_some(())).await;
+}
+
 /// How many rows the log has.
 pub(crate) async fn logged(pool: &PgPool) -> i64 {
     sqlx::query_scalar("select count(*) from tidings.outbox").fetch_one(pool).await.unwrap()
