@@ -43,7 +43,8 @@ pub enum ForcedBreaker {
 }
 
 impl BreakerState {
-    const ALL: [Self; 5] = [Self::Closed, Self::Open, Self::HalfOpen, Self::ForcedOpen, Self::ForcedClosed];
+    /// All states.
+    pub(crate) const ALL: [Self; 5] = [Self::Closed, Self::Open, Self::HalfOpen, Self::ForcedOpen, Self::ForcedClosed];
 
     /// A stable name, in snake case.
     #[must_use]

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::Utc;
+use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::extension::{AttributeValue, Extensions};
@@ -47,7 +48,8 @@ pub struct EventDefinition {
 }
 
 /// What kind of message an event is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EventClass {
     /// Something that has happened, for whoever is interested.
@@ -59,7 +61,8 @@ pub enum EventClass {
 }
 
 /// How an event becomes a record (CloudEvents Kafka binding, section 3).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ContentMode {
     /// The attributes are headers, the payload is the value.
@@ -250,6 +253,17 @@ impl EventDefinition {
         Ok(())
     }
 
+    /// What its events are ordered by, in a word.
+    pub(crate) fn key_strategy(&self) -> &'static str {
+        match &self.partition_key {
+            _ if self.system => "system",
+            PartitionKey::Tenant => "tenant",
+            PartitionKey::Subject => "subject",
+            PartitionKey::Attribute => "attribute",
+            PartitionKey::Custom(_) => "custom",
+        }
+    }
+
     /// The record key of a request that was checked, and has this id; never empty.
     fn record_key(&self, request: &EmitRequest, id: &EventId) -> RecordKey {
         if self.system {
@@ -343,11 +357,12 @@ impl Catalog {
         self.position(key).map(|index| &self.definitions[index])
     }
 
-    fn position(&self, key: &str) -> Option<usize> {
+    pub(crate) fn position(&self, key: &str) -> Option<usize> {
         self.by_key.get(key).copied()
     }
 
-    fn require(&self, key: &str) -> Result<usize> {
+    /// The position of the definition that requests name by `key`.
+    pub(crate) fn require(&self, key: &str) -> Result<usize> {
         self.position(key).ok_or_else(|| {
             let known = self.definitions.iter().map(|d| d.key.as_str()).take(20).collect::<Vec<_>>().join(", ");
             let shown: String = key.chars().take(100).collect();
@@ -356,10 +371,12 @@ impl Catalog {
     }
 
     /// Checks a request against its definition, and fills in what it leaves out.
-    ///
-    /// Yields the position of the definition and the event.
-    pub(crate) fn accept(&self, request: EmitRequest) -> Result<(usize, Event)> {
-        let index = self.require(&request.definition_key)?;
+    pub(crate) fn accept(&self, request: EmitRequest) -> Result<Event> {
+        self.accept_as(self.require(&request.definition_key)?, request)
+    }
+
+    /// The same, of a request whose definition is known by its position.
+    pub(crate) fn accept_as(&self, index: usize, request: EmitRequest) -> Result<Event> {
         let definition = &self.definitions[index];
         let id = request.id.clone().unwrap_or_else(EventId::new);
         if let Err(error) = check_request(definition, &request) {
@@ -381,7 +398,7 @@ impl Catalog {
         {
             return Err(error.with_event_id(event.id));
         }
-        Ok((index, event))
+        Ok(event)
     }
 }
 

@@ -11,14 +11,32 @@ pub(crate) fn check_in(page: &str, table: &str, lines: impl IntoIterator<Item = 
 
     let expected = format!("\n{}\n", lines.into_iter().collect::<Vec<_>>().join("\n"));
     let _turn = ONE_AT_A_TIME.lock();
-    let file = format!("{}/docs/{page}.md", env!("CARGO_MANIFEST_DIR"));
-    let page = std::fs::read_to_string(&file).unwrap();
+    let file = format!("docs/{page}.md");
+    let page = std::fs::read_to_string(path(&file)).unwrap();
     let (before, rest) = page.split_once(&format!("<!-- {table} -->\n")).expect("the table has a beginning");
     let (found, after) = rest.split_once("\n<!-- end -->").expect("the table has an end");
-    #[expect(clippy::disallowed_methods, reason = "a test is told to write rather than to check")]
-    if std::env::var("UPDATE_DOCS").is_ok() {
+    if is_to_be_written() {
         let page = format!("{before}<!-- {table} -->\n{expected}\n<!-- end -->{after}");
-        return std::fs::write(file, page).unwrap();
+        return std::fs::write(path(&file), page).unwrap();
     }
-    assert_eq!(found, expected, "{file}: `UPDATE_DOCS=1 cargo test documented` writes it anew");
+    assert_eq!(found, expected, "{file}: {HOW_TO_WRITE_IT}");
+}
+
+/// The same, of a whole file.
+pub(crate) fn check_file(file: &str, expected: &str) {
+    if is_to_be_written() {
+        return std::fs::write(path(file), expected).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(path(file)).unwrap_or_default(), expected, "{file}: {HOW_TO_WRITE_IT}");
+}
+
+const HOW_TO_WRITE_IT: &str = "`UPDATE_DOCS=1 cargo test documented` writes it anew";
+
+#[expect(clippy::disallowed_methods, reason = "a test is told to write rather than to check")]
+fn is_to_be_written() -> bool {
+    std::env::var("UPDATE_DOCS").is_ok()
+}
+
+fn path(file: &str) -> String {
+    format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))
 }

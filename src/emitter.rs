@@ -347,7 +347,17 @@ pub enum Outcome {
     Disabled,
 }
 
-/// Why an event went to the outbox.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Published { topic, partition, offset } => write!(f, "published to {topic}/{partition} at {offset}"),
+            Self::Stored { lane, sequence, reason } => write!(f, "stored in lane {lane} at {sequence}: {reason}"),
+            Self::Disabled => f.write_str("disabled"),
+        }
+    }
+}
+
+/// Why an event went to the outbox. Their names, from [`as_str`](Self::as_str), are stable and fit for a metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StoredReason {
@@ -361,4 +371,29 @@ pub enum StoredReason {
     CircuitOpen,
     /// The broker did not take it, or did not say so in time.
     PublishFailed,
+}
+
+impl StoredReason {
+    /// All reasons, in the order in which they are declared.
+    #[cfg(feature = "metrics")]
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Policy, Self::Transaction, Self::LaneSpilled, Self::CircuitOpen, Self::PublishFailed];
+
+    /// The stable name, in snake case.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Transaction => "transaction",
+            Self::LaneSpilled => "lane_spilled",
+            Self::CircuitOpen => "circuit_open",
+            Self::PublishFailed => "publish_failed",
+        }
+    }
+}
+
+impl fmt::Display for StoredReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }

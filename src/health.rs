@@ -140,6 +140,9 @@ pub struct OutboxHealth {
     /// How long the oldest event waits that is not delivered. None, if none waits, or that is not known.
     #[serde(rename = "oldest_waiting_ms", serialize_with = "millis")]
     pub oldest_waiting: Option<Duration>,
+    /// How many events wait that are not delivered, those of parked keys left out; at most, since numbers that were rolled back
+    /// a moment ago are among them. None, if that is not known.
+    pub waiting: Option<u64>,
     /// How many relays live, of all processes. None, if that is not known.
     pub relays: Option<u32>,
     /// In how many lanes events wait and no living relay holds them. None, if that is not known.

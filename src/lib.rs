@@ -69,14 +69,16 @@
 //! | `sqlite` | | `SqliteOutbox` (built from source, needs a C compiler) |
 //! | `tls`, `tls-vendored` | | TLS to the brokers, and SASL by SCRAM and OAUTHBEARER, over the system's OpenSSL or one built from source |
 //! | `admin` | | the module `admin`: depth, parked keys, pauses, replays and checks of an outbox |
-//! | `axum` | | [`health`]: a router with `/live`, `/ready` and `/health` for axum 0.8 |
-//! | `testing` | | the module `testing`: `MockEmitter`, a transport in memory, a check of the promises |
+//! | `axum` | | [`health`] and [`manifest`]: routers with `/live`, `/ready`, `/health` and `/manifest` for axum 0.8 |
+//! | `metrics` | | metrics for a recorder of the crate `metrics` |
+//! | `otel` | | an event takes its trace along, by `tracing-opentelemetry` |
+//! | `testing` | | the module `testing`: `MockEmitter`, a transport in memory, a check of the promises, and one of emitters |
 //!
 //! Connections and transactions are those of sqlx 0.8.
 //!
 //! There is a no-op emitter for where streaming is off, [`NoopEmitter`], and a mock for unit tests, `MockEmitter`. Both check
 //! requests against the catalog as the producer does; the size of a record and a request's change of policy, which depend on
-//! settings, they do not check.
+//! settings, the no-op emitter does not check.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(all(feature = "admin", any(feature = "postgres", feature = "sqlite")))]
@@ -94,6 +96,7 @@ mod event;
 pub mod fuzzing;
 pub mod health;
 mod in_flight;
+pub mod manifest;
 mod naming;
 pub mod outbox;
 mod policy;
@@ -105,6 +108,8 @@ mod relay;
 mod sanitize;
 #[cfg(test)]
 mod simulation;
+#[cfg_attr(not(feature = "kafka"), allow(dead_code, reason = "the Kafka client alone sends records"))]
+mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod token;

@@ -335,6 +335,9 @@ pub struct Lag {
     pub relays: Option<u32>,
     /// In how many lanes events wait that no living relay holds. None, if that is not known.
     pub lanes_without_relay: Option<u32>,
+    /// How many events wait that are not delivered, those of parked keys left out; at most, since numbers that were rolled back
+    /// a moment ago are among them. None, if that is not known.
+    pub waiting: Option<u64>,
 }
 
 /// A lane that a relay owns.

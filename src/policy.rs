@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Serialize, Serializer};
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::attribute;
 
@@ -19,7 +21,7 @@ use crate::event::attribute;
 /// let policy = DeliveryPolicy::default().with_outbox(OutboxMode::Always);
 /// assert_eq!(policy.to_string(), "enabled:true,direct:direct,outbox:always,dlq:on_routable_failure,poison:block");
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[must_use]
 pub struct DeliveryPolicy {
     pub(crate) enabled: bool,
@@ -160,6 +162,12 @@ macro_rules! mode {
             }
         }
 
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
         impl FromStr for $name {
             type Err = Error;
 
@@ -295,6 +303,11 @@ impl EffectivePolicy {
         }
         policy.check(key, has_outbox)?;
         Ok(Self { policy, disabled_by_operator: operator.enabled == Some(false), has_outbox })
+    }
+
+    /// The policy of requests that change nothing.
+    pub(crate) fn of_most(&self) -> DeliveryPolicy {
+        self.policy
     }
 
     /// When the event goes to the outbox. None, if it is disabled.

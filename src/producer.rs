@@ -16,8 +16,10 @@ use crate::error::Result;
 use crate::event::EmitRequest;
 use crate::health::Health;
 use crate::in_flight::{Entered, InFlight};
+use crate::manifest::Manifest;
 use crate::rate_limit::TenantLimits;
 use crate::relay::{DRAIN_TIME, Poison, Relay};
+use crate::telemetry;
 use crate::tx::Tx;
 use crate::wire::dead_letter::DeadLetters;
 
@@ -74,7 +76,7 @@ struct Shared {
     dead_letters: Arc<DeadLetters>,
     closed: AtomicBool,
     running: InFlight,
-    room: Room,
+    room: Arc<Room>,
     relays: Arc<Relays>,
     tenant_limits: Option<TenantLimits>,
 }
@@ -161,6 +163,14 @@ impl Producer {
         }
     }
 
+    /// What this producer publishes, how and where to.
+    #[must_use]
+    pub fn manifest(&self) -> Manifest {
+        let mut manifest = Manifest::new(&self.0.catalog);
+        manifest.publisher.producer_id = Some(self.0.id.to_string());
+        manifest
+    }
+
     /// Whether events are published directly at the moment.
     #[must_use]
     pub fn breaker_state(&self) -> BreakerState {
@@ -196,14 +206,27 @@ impl Producer {
 }
 
 impl Emitter for Producer {
-    fn emit(&self, request: EmitRequest) -> BoxFuture<'_, Result<Receipt>> {
+    fn emit(&self, mut request: EmitRequest) -> BoxFuture<'_, Result<Receipt>> {
         Box::pin(async move {
             let _running = self.enter()?;
+            let mut emit = telemetry::Emit::begin(&self.0.catalog, &mut request);
             let shared = &*self.0;
             let deadline = Instant::now() + shared.times.of(&request);
-            let (resolved, room) = shared.begin(request)?;
-            let Some(_room) = room else { return Box::pin(shared.deliver_when_room(resolved, deadline)).await };
-            shared.deliver(resolved, deadline).await
+            let (resolved, room) = match shared.begin(request) {
+                Ok(begun) => begun,
+                Err(error) => {
+                    emit.end(Err(&error));
+                    return Err(error);
+                }
+            };
+            emit.resolved(&resolved);
+            let result = if room.is_none() || emit.has_span() {
+                Box::pin(shared.deliver_seen(resolved, room.is_some(), deadline, emit.span())).await
+            } else {
+                shared.deliver(resolved, deadline).await
+            };
+            emit.end(result.as_ref());
+            result
         })
     }
 

@@ -15,6 +15,7 @@ use crate::error::{ErrorKind, Result};
 use crate::outbox::{Hole, Lease, Leases, Limits, Outbox, Page, Parked, StoredRow, highest};
 use crate::producer::client::{Role, Transports};
 use crate::producer::fallback::Fallback;
+use crate::telemetry::metrics;
 use crate::transport::{Delivery, OnDelivery, Transport};
 
 mod changes;
@@ -179,6 +180,7 @@ impl Relay {
         let (mut reading, mut waking): (Aside<Answer>, Aside<()>) = (None, None);
         let (fallback, outbox) = (Arc::clone(&self.fallback), Arc::clone(&self.outbox));
         let mut woken = outbox.woken();
+        let mut telling = pin!(metrics::tell_of(Arc::clone(&outbox)));
         let (mut nudging, mut nudged) = (pin!(nudge(Arc::clone(&self.transport))), self.client);
         let drain_time = loop {
             self.keep_leases().await;
@@ -224,6 +226,7 @@ impl Relay {
                 }
                 () = transport.room(), if !self.queue.is_empty() => {}
                 never = &mut nudging => match never {},
+                never = &mut telling => match never {},
                 () = sleep_until(wake_at) => {}
             }
         };
@@ -249,6 +252,7 @@ impl Relay {
                 self.hear(&leases, life).await;
                 let pause = if leases.len() < share { ASK_EVERY } else { RENEW_EVERY };
                 self.renew_at = asked_at + if self.adopt(leases).await { pause } else { RETRY_AFTER };
+                self.tell();
             }
             None => {
                 self.renew_at = Instant::now() + RETRY_AFTER;
@@ -256,6 +260,20 @@ impl Relay {
                     self.lanes.clear();
                 }
             }
+        }
+    }
+
+    /// Says how far behind it is.
+    fn tell(&self) {
+        for index in 0..self.fallback.lanes().count() {
+            let known = self.fallback.spills.known(index);
+            let behind = usize::try_from(known.last.saturating_sub(known.floor).saturating_add(1)).unwrap_or(0);
+            metrics::lane(index, if self.lanes.contains_key(&index) { behind } else { 0 });
+        }
+        let gaps = self.lanes.values().map(|lane| lane.cursor.gap_count()).sum();
+        metrics::relay(self.lanes.len(), gaps, self.lanes.values().map(Lane::parked_count).sum());
+        if let Some(vitals) = self.transport.vitals() {
+            metrics::client("relay", &vitals);
         }
     }
 
@@ -373,7 +391,10 @@ impl Relay {
             if let Some(first) = rows.first_mut() {
                 match self.poison.judge(&parked, first) {
                     Verdict::Deliver => {}
-                    Verdict::DeadLetter(record) => first.row.record = Ok(record),
+                    Verdict::DeadLetter(record) => {
+                        metrics::dead_lettered(&first.definition_key);
+                        first.row.record = Ok(record);
+                    }
                     Verdict::Skip => {
                         tracing::error!(
                             lane = index,

@@ -5,12 +5,18 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde_json::value::RawValue;
+
 use super::{Catalog, EventDefinition};
+use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::attribute::Source;
+use crate::event::extension::AttributeValue;
 use crate::event::{EmitRequest, Event, EventId, RecordKey};
+use crate::manifest;
 use crate::naming::Naming;
 use crate::policy::{DeliveryPolicy, EffectivePolicy, OutboxMode, PoisonMode, PolicyOverride, PolicyOverrides};
+use crate::telemetry::metrics;
 use crate::transport::Record;
 use crate::wire::encode::{Encoder, HeaderStyle};
 
@@ -20,12 +26,15 @@ pub(crate) struct CompiledCatalog {
     catalog: Catalog,
     /// In the order of the catalog's definitions.
     compiled: Vec<Compiled>,
+    source: String,
+    has_outbox: bool,
 }
 
 #[derive(Debug)]
 struct Compiled {
     definition: Arc<Definition>,
     topic: Arc<str>,
+    ce_type: String,
     policy: EffectivePolicy,
     encoder: Encoder,
     max_record_bytes: usize,
@@ -36,6 +45,8 @@ struct Compiled {
 pub(crate) struct Definition {
     pub(crate) key: Arc<str>,
     pub(crate) dlq_topic: Arc<str>,
+    #[cfg(feature = "metrics")]
+    pub(crate) meters: metrics::Meters,
     /// Whether the topic has taken a record since the producer was built.
     proven: Arc<AtomicBool>,
 }
@@ -93,6 +104,20 @@ impl Resolved {
     }
 }
 
+impl<'a> Settings<'a> {
+    /// What is configured, but for the names.
+    pub(crate) fn of(config: &'a Config, naming: &'a Naming, has_outbox: bool) -> Result<Self> {
+        Ok(Self {
+            source: config.source()?,
+            naming,
+            style: config.header_style,
+            overrides: &config.policies,
+            has_outbox,
+            max_record_bytes: config.max_record_bytes,
+        })
+    }
+}
+
 impl CompiledCatalog {
     /// Works everything out; the error tells of all names and policies that can't be, each in a line of its own.
     pub(crate) fn compile(catalog: Catalog, settings: &Settings<'_>) -> Result<Self> {
@@ -120,7 +145,27 @@ impl CompiledCatalog {
             }
         }
         Error::all(faults)?;
-        Ok(Self { catalog, compiled })
+        Ok(Self { catalog, compiled, source: settings.source.as_str().to_owned(), has_outbox: settings.has_outbox })
+    }
+
+    /// The source of all events.
+    pub(crate) fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether there is an outbox.
+    pub(crate) fn has_outbox(&self) -> bool {
+        self.has_outbox
+    }
+
+    /// What others may know of each event.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = manifest::Event> {
+        self.catalog.definitions().iter().zip(&self.compiled).map(|(definition, compiled)| compiled.entry(definition))
+    }
+
+    /// The topic of what is asked for, if there is such an event.
+    pub(crate) fn topic_of(&self, request: &EmitRequest) -> Option<&str> {
+        self.catalog.position(&request.definition_key).map(|index| &*self.compiled[index].topic)
     }
 
     /// The topics of all events.
@@ -155,10 +200,15 @@ impl CompiledCatalog {
     /// Checks a request and builds its record. Nothing is sent, whatever is wrong.
     pub(crate) fn resolve(&self, request: EmitRequest) -> Result<Resolved> {
         let policy_override = request.policy;
-        let (index, event) = self.catalog.accept(request)?;
+        let refused = |definition, error: &Error| metrics::refused(definition, error);
+        let index = self.catalog.require(&request.definition_key).inspect_err(|error| refused(None, error))?;
         let compiled = &self.compiled[index];
-        let id = event.id.clone();
-        compiled.resolve(event, &policy_override).map_err(|error| error.with_event_id(id))
+        let resolve = |event: Event| {
+            let id = event.id.clone();
+            compiled.resolve(event, &policy_override).map_err(|error| error.with_event_id(id))
+        };
+        let resolved = self.catalog.accept_as(index, request).and_then(resolve);
+        resolved.inspect_err(|error| refused(Some(&compiled.definition), error))
     }
 }
 
@@ -176,13 +226,42 @@ impl Compiled {
             definition: Arc::new(Definition {
                 key: definition.key.as_str().into(),
                 dlq_topic: names.dlq_topic.into(),
+                #[cfg(feature = "metrics")]
+                meters: metrics::Meters::default(),
                 proven,
             }),
             encoder: Encoder::new(definition, settings.source, &names.ce_type, settings.style),
             topic,
+            ce_type: names.ce_type,
             policy: EffectivePolicy::compile(&definition.key, definition.policy, &operator, settings.has_outbox)?,
             max_record_bytes: settings.max_record_bytes,
         })
+    }
+
+    fn entry(&self, definition: &EventDefinition) -> manifest::Event {
+        let (resource, event) = (&definition.resource, &definition.event);
+        let raw = |value: &AttributeValue| RawValue::from_string(value.to_json()).expect("an attribute is JSON");
+        manifest::Event {
+            event_key: format!("{resource}.{event}"),
+            key: definition.key.clone(),
+            resource_type: resource.clone(),
+            event_type: event.clone(),
+            ce_type: self.ce_type.clone(),
+            schema_version: definition.schema_version.clone(),
+            data_content_type: definition.content_type.clone(),
+            data_schema: definition.data_schema.clone(),
+            description: definition.description.clone(),
+            system_event: definition.system,
+            class: definition.class,
+            content_mode: definition.mode,
+            partition_key: definition.key_strategy().to_owned(),
+            extensions: definition.extensions.iter().map(|(name, value)| (name.to_owned(), raw(value))).collect(),
+            topic: self.topic.to_string(),
+            dlq_topic: self.definition.dlq_topic.to_string(),
+            max_record_bytes: self.max_record_bytes,
+            default_policy: definition.policy,
+            policy: self.policy.of_most(),
+        }
     }
 
     fn resolve(&self, mut event: Event, policy_override: &PolicyOverride) -> Result<Resolved> {

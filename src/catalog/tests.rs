@@ -5,7 +5,7 @@ fn definition() -> EventDefinition {
 }
 
 fn accept(definition: EventDefinition, request: EmitRequest) -> Result<Event> {
-    Ok(Catalog::new([definition])?.accept(request)?.1)
+    Catalog::new([definition])?.accept(request)
 }
 
 #[test]

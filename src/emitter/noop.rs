@@ -43,7 +43,7 @@ impl NoopEmitter {
         if self.closed.load(Ordering::Acquire) {
             return Err(closed());
         }
-        let (_, event) = self.catalog.accept(request)?;
+        let event = self.catalog.accept(request)?;
         Ok(Receipt::new(event.id, Outcome::Disabled))
     }
 }

@@ -111,6 +111,7 @@ fn described(outbox: OutboxSight) -> OutboxHealth {
     OutboxHealth {
         answered_in,
         oldest_waiting: lag.oldest_waiting,
+        waiting: lag.waiting,
         relays: lag.relays,
         lanes_without_relay: lag.lanes_without_relay,
         spilled_lanes: outbox.spilled_lanes,
@@ -132,6 +133,7 @@ mod tests {
             oldest_waiting: oldest_s.map(Duration::from_secs),
             relays: Some(relays),
             lanes_without_relay: Some(lanes_without_relay),
+            waiting: Some(3),
         }
     }
 
@@ -257,7 +259,8 @@ mod tests {
             "status": "healthy", "live": true, "reasons": [],
             "broker": { "answered_in_ms": 3, "breaker": "closed" },
             "outbox": {
-                "answered_in_ms": 3, "oldest_waiting_ms": 2000, "relays": 1, "lanes_without_relay": 0, "spilled_lanes": 2,
+                "answered_in_ms": 3, "oldest_waiting_ms": 2000, "waiting": 3, "relays": 1, "lanes_without_relay": 0,
+                "spilled_lanes": 2,
             },
             "relay": { "running": true, "last_progress_ms": 3 },
         });

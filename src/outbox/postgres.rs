@@ -156,7 +156,9 @@ const HEADS: &str = "
 const LAG: &str = "
     with waiting as (
       select l.owner is not null and l.lease_until > clock_timestamp() as relayed,
-             least(first.created_at, held.created_at) as since
+             least(first.created_at, held.created_at) as since,
+             greatest(coalesce(pg_sequence_last_value(('tidings.lane_' || l.lane || '_seq')::regclass), 0) + 1
+               - lower(int8multirange(int8range(1, null)) - l.published), 0) as unsettled
       from tidings.lane l
       left join lateral (
         select o.created_at from unnest(int8multirange(int8range(1, null)) - l.published) as hole
@@ -171,6 +173,7 @@ const LAG: &str = "
           select o.created_at from tidings.outbox o where o.lane = l.lane and o.seq = h.seq limit 1) o) held on true)
     select extract(epoch from clock_timestamp() - min(since))::float8 as oldest_waiting,
            count(*) filter (where since is not null and not relayed) as lanes_without_relay,
+           sum(unsettled)::bigint as waiting,
            (select count(*) from tidings.relay where seen_until > clock_timestamp()) as relays
     from waiting";
 
@@ -648,6 +651,7 @@ impl Outbox for PostgresOutbox {
                     oldest_waiting: oldest.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
                     relays: Some(count_of(row, "relays")?),
                     lanes_without_relay: Some(count_of(row, "lanes_without_relay")?),
+                    waiting: row.try_get::<Option<i64>, _>("waiting")?.and_then(|waiting| u64::try_from(waiting).ok()),
                 })
             };
             let rows = fetch(&self.reader, sqlx::query(&self.schema.sql(LAG))).await;

@@ -239,17 +239,19 @@ async fn heads(executor: impl SqliteExecutor<'_>) -> sqlx::Result<Vec<Head>> {
 async fn lag(connection: &mut SqliteConnection) -> sqlx::Result<Lag> {
     let relayed: Vec<bool> = sqlx::query_scalar(RELAYED).fetch_all(&mut *connection).await?;
     let relays = sqlx::query_scalar(RELAYS).fetch_one(&mut *connection).await?;
-    let (mut oldest_waiting, mut lanes_without_relay) = (None, 0);
+    let (mut oldest_waiting, mut lanes_without_relay, mut waiting) = (None, 0, 0);
     for ((lane, head), relayed) in (0u16..).zip(heads(&mut *connection).await?).zip(relayed) {
         if head.floor > head.last {
             continue;
         }
+        waiting += head.last.abs_diff(head.floor) + 1;
         let waits = sqlx::query_scalar(WAITS).bind(lane).bind(head.floor).fetch_optional(&mut *connection).await?;
         let waits = waits.and_then(|seconds: f64| Duration::try_from_secs_f64(seconds).ok());
         oldest_waiting = oldest_waiting.max(waits);
         lanes_without_relay += u32::from(waits.is_some() && !relayed);
     }
-    Ok(Lag { oldest_waiting, relays: Some(relays), lanes_without_relay: Some(lanes_without_relay) })
+    let (relays, lanes_without_relay) = (Some(relays), Some(lanes_without_relay));
+    Ok(Lag { oldest_waiting, relays, lanes_without_relay, waiting: Some(waiting) })
 }
 
 /// One statement a row: it draws the number and writes the row at once, so that no other writer comes between.

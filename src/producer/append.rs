@@ -1,6 +1,7 @@
 //! Events in a caller's transaction.
 
 use super::Producer;
+use super::fallback::Fallback;
 use crate::catalog::compiled::Resolved;
 use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
@@ -8,6 +9,7 @@ use crate::event::EmitRequest;
 use crate::outbox::Row;
 use crate::policy::DeliveryPolicy;
 use crate::relay::Journaled;
+use crate::telemetry::Emit;
 use crate::tx::Tx;
 
 impl Producer {
@@ -17,14 +19,38 @@ impl Producer {
             let message = "an emit in a transaction needs an outbox, and this producer has none";
             return Err(Error::new(ErrorKind::UnsupportedTransaction, message));
         };
-        // All are checked before the first statement: a refused request leaves the transaction usable.
-        let resolved =
-            requests.into_iter().map(|request| self.0.catalog.resolve(request)).collect::<Result<Vec<_>>>()?;
+        let mut emits = Vec::with_capacity(requests.len());
+        let result = match self.resolve_all(requests, &mut emits) {
+            Ok(resolved) => self.append_resolved(fallback, tx, resolved).await,
+            Err(error) => Err(error),
+        };
+        for (index, emit) in emits.into_iter().enumerate() {
+            emit.end(result.as_ref().map(|receipts| &receipts[index]));
+        }
+        result
+    }
+
+    /// Checks all before the first statement: a refused request leaves the transaction usable.
+    fn resolve_all(&self, requests: Vec<EmitRequest>, emits: &mut Vec<Emit>) -> Result<Vec<Resolved>> {
+        let mut all = Vec::with_capacity(requests.len());
+        for mut request in requests {
+            let mut emit = Emit::begin(&self.0.catalog, &mut request);
+            let resolved = self.0.catalog.resolve(request);
+            if let Ok(resolved) = &resolved {
+                emit.resolved(resolved);
+            }
+            emits.push(emit);
+            all.push(resolved?);
+        }
         if let Some(limits) = &self.0.tenant_limits {
-            let enabled = resolved.iter().filter(|resolved| resolved.policy.enabled());
+            let enabled = all.iter().filter(|resolved| resolved.policy.enabled());
             let tenants: Vec<_> = enabled.filter_map(Resolved::tenant).collect();
             limits.check_all(&tenants)?;
         }
+        Ok(all)
+    }
+
+    async fn append_resolved(&self, fallback: &Fallback, tx: Tx<'_>, resolved: Vec<Resolved>) -> Result<Vec<Receipt>> {
         let fates: Vec<_> = resolved.iter().map(|resolved| (resolved.id.clone(), resolved.policy)).collect();
         let enabled = resolved.into_iter().filter(|resolved| resolved.policy.enabled());
         let lanes = fallback.lanes();

@@ -19,6 +19,7 @@ use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EmitRequest;
 use crate::policy::OutboxMode;
+use crate::telemetry::Emit;
 use crate::transport::{OnDelivery, QueueFull};
 
 mod chain;
@@ -60,6 +61,7 @@ impl Producer {
 #[derive(Debug)]
 pub(super) struct Event {
     resolved: Resolved,
+    emit: Emit,
     chain: usize,
     bytes: usize,
     /// When its emit is over.
@@ -185,29 +187,33 @@ impl<'a> Batch<'a> {
             if !self.has_room() {
                 return;
             }
-            let Some((place, request)) = self.requests.next() else { return };
+            let Some((place, mut request)) = self.requests.next() else { return };
             let deadline = self.start + self.shared.times.of(&request);
+            let mut emit = Emit::begin(&self.shared.catalog, &mut request);
             match self.shared.catalog.resolve(request) {
                 Ok(resolved) => {
                     let chain = self.chain_of(&resolved.record.key);
                     if let Some(kind) = self.stopped[chain] {
-                        self.results[place] = Some(Err(behind_a_failure(kind, resolved)));
+                        emit.resolved(&resolved);
+                        self.answer(place, emit, Err(behind_a_failure(kind, resolved)));
                         continue;
                     }
                     if let Err(error) = self.shared.admit(&resolved) {
                         // Those before it go on.
                         self.stopped[chain] = Some(error.kind());
-                        self.results[place] = Some(Err(error));
+                        self.answer(place, emit, Err(error));
                         continue;
                     }
+                    emit.resolved(&resolved);
                     let bytes = resolved.record.wire_bytes();
                     self.bytes += bytes;
                     self.under_way += 1;
-                    self.events.insert(place, Event { resolved, chain, bytes, deadline, sent: None, error: None });
+                    self.events
+                        .insert(place, Event { resolved, emit, chain, bytes, deadline, sent: None, error: None });
                     self.chains[chain].push(place);
                     self.advance_chain(chain);
                 }
-                Err(error) => self.results[place] = Some(Err(error)),
+                Err(error) => self.answer(place, emit, Err(error)),
             }
         }
     }
@@ -254,9 +260,9 @@ impl<'a> Batch<'a> {
                     }
                     self.chains[chain].take_out(|other| other == place);
                     self.chains[chain].back(&[]);
-                    if let Some(Event { resolved, bytes, .. }) = self.events.remove(place) {
+                    if let Some(Event { resolved, emit, bytes, .. }) = self.events.remove(place) {
                         let receipt = Receipt::new(resolved.id, Outcome::Disabled);
-                        self.finish(Done { place, bytes, result: Ok(receipt) });
+                        self.finish(Done { place, emit, bytes, result: Ok(receipt) });
                     }
                 }
                 Way::Publish(permit) => {
@@ -309,7 +315,8 @@ impl<'a> Batch<'a> {
             permit.hear(&result);
             reports.push(place, result);
         });
-        if let Err(QueueFull(_)) = self.client.transport.submit(&event.resolved.record, on_delivery) {
+        let submit = || self.client.transport.submit(&event.resolved.record, on_delivery);
+        if let Err(QueueFull(_)) = event.emit.span().in_scope(submit) {
             self.has_filled_up = true;
             let full_until = *self.full_until.get_or_insert(until);
             if now >= full_until {
@@ -370,7 +377,12 @@ impl<'a> Batch<'a> {
     fn finish(&mut self, done: Done) {
         self.under_way -= 1;
         self.bytes -= done.bytes;
-        self.results[done.place] = Some(done.result);
+        self.answer(done.place, done.emit, done.result);
+    }
+
+    fn answer(&mut self, place: usize, emit: Emit, result: Result<Receipt>) {
+        emit.end(result.as_ref());
+        self.results[place] = Some(result);
     }
 
     /// Waits until there is something to do.
@@ -406,8 +418,8 @@ impl<'a> Batch<'a> {
         };
         self.stopped[chain] = Some(kind);
         for place in self.chains[chain].stop() {
-            if let Some(Event { resolved, bytes, .. }) = self.events.remove(place) {
-                self.finish(Done { place, bytes, result: Err(behind_a_failure(kind, resolved)) });
+            if let Some(Event { resolved, emit, bytes, .. }) = self.events.remove(place) {
+                self.finish(Done { place, emit, bytes, result: Err(behind_a_failure(kind, resolved)) });
             }
         }
     }
@@ -424,8 +436,8 @@ impl<'a> Batch<'a> {
             }
             match result {
                 Ok(delivery) => {
-                    if let Some(Event { resolved, bytes, .. }) = self.events.remove(place) {
-                        self.finish(Done { place, bytes, result: Ok(published(resolved, delivery)) });
+                    if let Some(Event { resolved, emit, bytes, .. }) = self.events.remove(place) {
+                        self.finish(Done { place, emit, bytes, result: Ok(published(resolved, delivery)) });
                     }
                 }
                 Err(error) => self.failed(chain, place, error),

@@ -20,6 +20,7 @@ use crate::in_flight::InFlight;
 use crate::naming::Naming;
 use crate::outbox::Outbox;
 use crate::rate_limit::{RateLimit, TenantLimits};
+use crate::telemetry::metrics;
 use crate::token::TokenProvider;
 use crate::transport::Transport;
 use crate::wire::dead_letter::DeadLetters;
@@ -103,19 +104,13 @@ impl ProducerBuilder {
 
     /// A producer, and the watch on its client, to be run by the caller.
     pub(crate) async fn build_unwatched(self) -> Result<(Producer, Watch)> {
+        metrics::describe();
         let config = self.config;
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
         let naming = self.naming.unwrap_or_else(|| config.naming.clone());
-        let settings = Settings {
-            source: config.source()?,
-            naming: &naming,
-            style: config.header_style,
-            overrides: &config.policies,
-            has_outbox: self.outbox.is_some(),
-            max_record_bytes: config.max_record_bytes,
-        };
+        let settings = Settings::of(&config, &naming, self.outbox.is_some())?;
         let mut catalog = CompiledCatalog::compile(self.catalog, &settings)?;
         let transports = match self.transports {
             Some(transports) => transports,
@@ -138,7 +133,8 @@ impl ProducerBuilder {
             close: config.close_timeout,
         };
         let breaker = Arc::new(Breaker::new(&config.breaker));
-        let watch = Watch::new(&clients, &breaker, times.direct);
+        let room = Arc::new(Room::new(config.max_in_flight_bytes));
+        let watch = Watch::new(&clients, &breaker, times.direct, fallback.as_ref(), &room);
         let producer = Producer(Arc::new(Shared {
             catalog,
             clients,
@@ -153,7 +149,7 @@ impl ProducerBuilder {
             }),
             closed: AtomicBool::new(false),
             running: InFlight::default(),
-            room: Room::new(config.max_in_flight_bytes),
+            room,
             relays: Arc::default(),
             tenant_limits: config.tenant_rate_limit.map(TenantLimits::new),
         }));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::Utc;
 use tokio::sync::{SemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout_at};
+use tracing::{Instrument as _, Span};
 
 use super::Shared;
 use super::client::Client;
@@ -16,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::EmitRequest;
 use crate::policy::{DlqMode, OutboxMode};
 use crate::producer::fallback::Fallback;
+use crate::telemetry::metrics;
 use crate::transport::{Delivery, OnDelivery, QueueFull, Record, Transport, submit_when_room};
 use crate::wire::DeadLetter;
 
@@ -37,7 +39,10 @@ impl Shared {
     pub(super) fn admit(&self, resolved: &Resolved) -> Result<()> {
         let Some(limits) = self.tenant_limits.as_ref().filter(|_| resolved.policy.enabled()) else { return Ok(()) };
         match resolved.tenant() {
-            Some(tenant) => limits.check(&tenant).map_err(|error| error.with_event_id(resolved.id.clone())),
+            Some(tenant) => limits.check(&tenant).map_err(|error| {
+                metrics::refused(Some(&resolved.definition), &error);
+                error.with_event_id(resolved.id.clone())
+            }),
             None => Ok(()),
         }
     }
@@ -50,10 +55,23 @@ impl Shared {
         Ok((resolved, room))
     }
 
-    /// Waits for room, and then does as [`deliver`](Self::deliver).
-    pub(super) async fn deliver_when_room(&self, resolved: Resolved, deadline: Instant) -> Result<Receipt> {
-        let _room = self.room.enter(&resolved, self.direct_until(deadline)).await?;
-        self.deliver(resolved, deadline).await
+    /// Does as [`deliver`](Self::deliver), in this span, once there is room. The future of an emit is small because this is not
+    /// in it.
+    pub(super) async fn deliver_seen(
+        &self,
+        resolved: Resolved,
+        has_room: bool,
+        deadline: Instant,
+        span: Span,
+    ) -> Result<Receipt> {
+        let deliver = async {
+            let _room = match has_room {
+                true => None,
+                false => Some(self.room.enter(&resolved, self.direct_until(deadline)).await?),
+            };
+            self.deliver(resolved, deadline).await
+        };
+        deliver.instrument(span).await
     }
 
     /// Takes an event the way that its policy, its lane and the broker allow.
@@ -168,7 +186,10 @@ impl Shared {
                 sent = self.publish(&letter.record_without_payload(record, topic, how), until).await;
             }
             match sent {
-                Ok(_) => return error.with_event_id(resolved.id).into_dead_lettered(),
+                Ok(_) => {
+                    metrics::dead_lettered(&resolved.definition.key);
+                    return error.with_event_id(resolved.id).into_dead_lettered();
+                }
                 Err(dead) => {
                     tracing::error!(error = %dead, %topic, event_id = %resolved.id, "a dead letter was not sent");
                 }

@@ -43,9 +43,6 @@ const LOOK_UP_EVERY: Duration = Duration::from_millis(100);
 /// How long they are not looked up after that failed: whoever does it waits for a database that may not answer.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a caller waits for a lane to settle. A relay elsewhere writes its progress down every 50 ms.
-const HAND_BACK_TIME: Duration = Duration::from_millis(250);
-
 /// A caller that looks up the lanes for the others does not wait longer for it.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -247,11 +244,12 @@ impl Fallback {
         if !self.spills.is_spilled(lane) {
             return false;
         }
-        let Some(until) = wait_until.filter(|_| self.spills.is_detour_long(lane, events)) else { return true };
+        let Some(until) = wait_until else { return true };
+        let Some(wait) = self.spills.add_detours(lane, events) else { return true };
         let floor = self.spills.known(lane).floor;
-        let settled = self.wait_until_settled(key, until.min(Instant::now() + HAND_BACK_TIME)).await;
+        let settled = self.wait_until_settled(key, until.min(Instant::now() + wait.limit)).await;
         if !settled {
-            self.spills.waited_in_vain(lane, floor);
+            self.spills.waited_in_vain(lane, wait, floor);
         }
         !settled
     }

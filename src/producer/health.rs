@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 use super::{Producer, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::{Health, OutboxSight, RelayHealth, Sight, judge};
-use crate::outbox::{Lag, Lanes, Outbox};
+use crate::outbox::{Lag, Outbox};
 use crate::transport::Transport;
 
 /// How long broker and database have to answer a health check.
@@ -44,7 +44,7 @@ impl Shared {
     async fn ask_outbox(&self) -> Option<OutboxSight> {
         let fallback = self.fallback.as_ref()?;
         let answer = lag(&*fallback.outbox).await;
-        let spilled_lanes = (0..Lanes::MAX).filter(|lane| fallback.spills.is_spilled(*lane)).count();
+        let spilled_lanes = fallback.spills.spilled_count();
         let relay = RelayHealth { running: self.relays.are_running(), last_progress: fallback.advance.ago() };
         Some(OutboxSight { answer, spilled_lanes, relay })
     }

@@ -44,6 +44,11 @@ impl Room {
         }
     }
 
+    /// How much is taken.
+    pub(super) fn taken(&self) -> u32 {
+        self.all.saturating_sub(u32::try_from(self.bytes.available_permits()).unwrap_or(u32::MAX))
+    }
+
     fn bytes_of(&self, resolved: &Resolved) -> u32 {
         let bytes = resolved.record.wire_bytes() + EVENT_OVERHEAD_BYTES;
         // One that is larger than all the room goes alone.

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::detours::Detours;
+use super::detours::{Detours, Wait};
 use crate::outbox::{Head, Lanes};
 
 /// For each lane the highest number that this process knows to be given out, and the number below which all are settled.
@@ -84,6 +84,11 @@ impl Spills {
         // Floor first: read the other way round, a number given out in between could be missed.
         let floor = lane.floor.load(Ordering::SeqCst);
         lane.last.load(Ordering::SeqCst) >= floor
+    }
+
+    /// In how many lanes that is so.
+    pub(crate) fn spilled_count(&self) -> usize {
+        (0..Lanes::MAX).filter(|lane| self.is_spilled(*lane)).count()
     }
 
     /// Says that the lane has an event of this number, committed or to be.
@@ -204,17 +209,17 @@ impl Spills {
         }
     }
 
-    /// So many more events of a spilled lane come along. Whether so many have taken the detour that these had better wait.
-    pub(crate) fn is_detour_long(&self, lane: u16, events: usize) -> bool {
-        self.lanes[usize::from(lane)].detours().is_long(events)
+    /// So many more events of a spilled lane come along: they take the detour, unless so many did that these had better wait.
+    pub(super) fn add_detours(&self, lane: u16, events: usize) -> Option<Wait> {
+        self.lanes[usize::from(lane)].detours().add(events)
     }
 
     /// An event has waited for the lane since all below this floor were settled, and the lane is spilled still.
-    pub(crate) fn waited_in_vain(&self, lane: u16, since: i64) {
+    pub(super) fn waited_in_vain(&self, lane: u16, wait: Wait, since: i64) {
         let lane = &self.lanes[usize::from(lane)];
         let floor = lane.floor.load(Ordering::SeqCst);
         let behind = lane.last.load(Ordering::SeqCst).saturating_sub(floor);
-        lane.detours().waited_in_vain(behind, floor > since);
+        lane.detours().waited_in_vain(wait, behind, floor > since);
     }
 
     /// Completes when the relay is [woken](Self::wake), or was since it last did.
@@ -256,18 +261,21 @@ mod tests {
     fn a_lane_that_settles_has_its_detours_counted_anew() {
         let spills = Spills::new();
         spills.spill(0, 1);
-        let detours = || (0..).take_while(|_| !spills.is_detour_long(0, 1)).count();
-        assert_eq!(detours(), 8);
-        spills.waited_in_vain(0, 1);
-        assert_eq!(detours(), 16, "the relay stood still");
+        let detours = || (0..).find_map(|taken| spills.add_detours(0, 1).map(|wait| (taken, wait))).unwrap();
+        let (taken, wait) = detours();
+        assert_eq!(taken, 8);
+        spills.waited_in_vain(0, wait, 1);
+        let (taken, wait) = detours();
+        assert_eq!(taken, 16, "the relay stood still");
         spills.spill(0, 9);
         spills.settle_below(0, 3);
-        spills.waited_in_vain(0, 1);
-        assert_eq!(detours(), 8, "it got on, and falls behind");
-        spills.waited_in_vain(0, 3);
+        spills.waited_in_vain(0, wait, 1);
+        let (taken, wait) = detours();
+        assert_eq!(taken, 8, "it got on, and falls behind");
+        spills.waited_in_vain(0, wait, 3);
         spills.settle_below(0, 10);
         spills.spill(0, 10);
-        assert_eq!(detours(), 8, "it has settled meanwhile");
+        assert_eq!(detours().0, 8, "it has settled meanwhile");
     }
 
     #[test]

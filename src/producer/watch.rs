@@ -6,7 +6,10 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::client::DirectClient;
+use super::fallback::Fallback;
+use super::room::Room;
 use crate::breaker::{Breaker, BreakerState, pulse::Pulse};
+use crate::telemetry::metrics;
 use crate::transport::Transport;
 
 /// How often the client is looked at.
@@ -18,6 +21,9 @@ const PROBE_EVERY: Duration = Duration::from_millis(200);
 /// How long it has to answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How often it is told how the producer is.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
 /// The longest that nothing may be acknowledged while records wait.
 const LONGEST_SILENCE: Duration = Duration::from_secs(1);
 
@@ -25,12 +31,25 @@ pub(crate) struct Watch {
     clients: Weak<DirectClient>,
     breaker: Arc<Breaker>,
     silence: Duration,
+    fallback: Option<Weak<Fallback>>,
+    room: Arc<Room>,
 }
 
 impl Watch {
-    pub(super) fn new(clients: &Arc<DirectClient>, breaker: &Arc<Breaker>, direct_timeout: Duration) -> Self {
-        let silence = direct_timeout.min(LONGEST_SILENCE);
-        Self { clients: Arc::downgrade(clients), breaker: Arc::clone(breaker), silence }
+    pub(super) fn new(
+        clients: &Arc<DirectClient>,
+        breaker: &Arc<Breaker>,
+        direct_timeout: Duration,
+        fallback: Option<&Arc<Fallback>>,
+        room: &Arc<Room>,
+    ) -> Self {
+        Self {
+            clients: Arc::downgrade(clients),
+            breaker: Arc::clone(breaker),
+            silence: direct_timeout.min(LONGEST_SILENCE),
+            fallback: fallback.map(Arc::downgrade),
+            room: Arc::clone(room),
+        }
     }
 
     /// Watches until the producer is gone, on a thread and a runtime of its own, as the client has threads, and not in a task: the
@@ -51,6 +70,7 @@ impl Watch {
         let (mut era, mut generation) = (self.breaker.era(), 0);
         let mut pulse = Pulse::new(self.silence);
         let mut probe_at = Instant::now();
+        let mut tell_at = probe_at;
         loop {
             let _ = timeout(LOOK_EVERY, self.breaker.opened()).await;
             let Some(clients) = self.clients.upgrade() else { return };
@@ -79,6 +99,20 @@ impl Watch {
                     self.look(&*client.transport, &mut pulse);
                 }
             }
+            if Instant::now() >= tell_at {
+                self.tell(&*client.transport);
+                tell_at = Instant::now() + TELL_EVERY;
+            }
+        }
+    }
+
+    /// Says how the producer is.
+    fn tell(&self, transport: &dyn Transport) {
+        let fallback = self.fallback.as_ref().and_then(Weak::upgrade);
+        let spilled_lanes = fallback.map_or(0, |fallback| fallback.spills.spilled_count());
+        metrics::producer(self.breaker.state(), spilled_lanes, self.room.taken());
+        if let Some(vitals) = transport.vitals() {
+            metrics::client("direct", &vitals);
         }
     }
 

@@ -177,6 +177,10 @@ impl Cursor {
         }
     }
 
+    pub(crate) fn gap_count(&self) -> usize {
+        self.gaps.len()
+    }
+
     pub(crate) fn has_gaps(&self) -> bool {
         !self.gaps.is_empty()
     }

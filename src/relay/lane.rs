@@ -485,6 +485,11 @@ impl Lane {
         }
     }
 
+    /// How many keys are parked.
+    pub(crate) fn parked_count(&self) -> usize {
+        self.parked.len()
+    }
+
     /// Whether keys are parked.
     pub(crate) fn has_parked(&self) -> bool {
         !self.parked.is_empty()

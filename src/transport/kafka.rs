@@ -20,6 +20,7 @@ use crate::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
 use crate::in_flight::InFlight;
 use crate::sanitize::sanitize;
+use crate::telemetry::{Send, Sends};
 
 pub(crate) mod config;
 mod failure;
@@ -41,6 +42,7 @@ pub(crate) struct KafkaTransport {
     config: rdkafka::ClientConfig,
     /// How many records the queue takes.
     capacity: usize,
+    sends: Sends,
 }
 
 /// What the client holds, and who waits for that to change.
@@ -159,10 +161,10 @@ impl ClientContext for Context {
 }
 
 impl ProducerContext for Context {
-    type DeliveryOpaque = Box<OnDelivery>;
+    type DeliveryOpaque = Box<Submitted>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, on_delivery: Self::DeliveryOpaque) {
-        on_delivery.call(match result {
+    fn delivery(&self, result: &DeliveryResult<'_>, submitted: Self::DeliveryOpaque) {
+        submitted.end(match result {
             Ok(message) => {
                 self.gauge.heard();
                 self.gauge.acknowledged.fetch_add(1, Ordering::SeqCst);
@@ -172,6 +174,19 @@ impl ProducerContext for Context {
             Err((error, message)) => Err(self.gauge.explain(failure(error, message.topic()))),
         });
         self.gauge.leave();
+    }
+}
+
+/// A record that the client has.
+struct Submitted {
+    on_delivery: OnDelivery,
+    send: Send,
+}
+
+impl Submitted {
+    fn end(self, result: Result<Delivery>) {
+        self.send.end(&result);
+        self.on_delivery.call(result);
     }
 }
 
@@ -192,7 +207,7 @@ impl KafkaTransport {
         })?;
         let capacity =
             config.get("queue.buffering.max.messages").and_then(|max| max.parse().ok()).unwrap_or(usize::MAX);
-        Ok(Self { producer, gauge, tokens, config: config.clone(), capacity })
+        Ok(Self { producer, gauge, tokens, config: config.clone(), capacity, sends: Sends::default() })
     }
 }
 
@@ -241,8 +256,8 @@ impl Transport for KafkaTransport {
         for (key, value) in record.headers.iter() {
             headers = headers.insert(Header { key, value: Some(value) });
         }
-        let message =
-            BaseRecord::with_opaque_to(&record.topic, Box::new(on_delivery)).key(&record.key[..]).headers(headers);
+        let submitted = Box::new(Submitted { on_delivery, send: self.sends.begin(record) });
+        let message = BaseRecord::with_opaque_to(&record.topic, submitted).key(&record.key[..]).headers(headers);
         let message = match &record.payload {
             Some(payload) => message.payload(&payload[..]),
             None => message,
@@ -255,13 +270,13 @@ impl Transport for KafkaTransport {
             }
             return Ok(());
         };
-        let on_delivery = *refused.delivery_opaque;
+        let submitted = *refused.delivery_opaque;
         // Nothing left the queue, so nobody is told of room: this caller would be, and try again at once, for ever.
         self.gauge.in_flight.remove();
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) {
-            return Err(QueueFull(on_delivery));
+            return Err(QueueFull(submitted.on_delivery));
         }
-        on_delivery.call(Err(failure(&error, &record.topic)));
+        submitted.end(Err(failure(&error, &record.topic)));
         Ok(())
     }
 

@@ -125,7 +125,7 @@ impl BinarySerializer<BTreeMap<String, String>> for SdkHeaders {
 fn styled(definition: EventDefinition, style: HeaderStyle, request: EmitRequest) -> (Headers, Option<Bytes>) {
     let encoder =
         encode::Encoder::new(&definition, &"//shop/orders".parse().unwrap(), "com.example.shop.order.created", style);
-    let (_, mut event) = Catalog::new([definition.clone()]).unwrap().accept(request).unwrap();
+    let mut event = Catalog::new([definition.clone()]).unwrap().accept(request).unwrap();
     encoder.encode(&mut event)
 }
 
@@ -401,7 +401,7 @@ mod conformance {
             let definition = definition().with_mode(mode);
             let source = "/mycontext/subcontext".parse().unwrap();
             let encoder = encode::Encoder::new(&definition, &source, "com.example.someevent", HeaderStyle::Binding);
-            let (_, mut event) = Catalog::new([definition]).unwrap().accept(request.clone()).unwrap();
+            let mut event = Catalog::new([definition]).unwrap().accept(request.clone()).unwrap();
             let (headers, value) = encoder.encode(&mut event);
             let mut event = decode(headers.iter(), value.as_deref()).unwrap();
             let added: Vec<_> = event.extensions.drain(..).map(|(name, _)| name).collect();

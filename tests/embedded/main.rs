@@ -15,6 +15,7 @@ mod batches;
 mod breaker;
 mod client;
 mod closing;
+mod conformance;
 mod direct;
 mod dropping;
 mod health;

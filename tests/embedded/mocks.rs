@@ -5,11 +5,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
 use tidings::health::Health;
-use tidings::testing::MockEmitter;
-use tidings::{Config, EmitRequest, Emitter, EmitterExt, ErrorKind, NoopEmitter, Outcome, SqliteOutbox, Tx};
+use tidings::testing::{Answer, MockEmitter};
+use tidings::{
+    Config, EmitRequest, Emitter, EmitterExt, ErrorKind, NoopEmitter, Outcome, SqliteOutbox, StoredReason, Tx,
+};
 
-use crate::support::events::{EVENT, Sequence, catalog, is_published, stored_at};
+use crate::support::events::{EVENT, Sequence, catalog, is_published, stored_at, stored_reason};
 
 fn request(tenant: &'static str) -> EmitRequest {
     EmitRequest::new(EVENT).tenant(tenant).subject("order-17").payload("{}")
@@ -162,4 +165,85 @@ async fn a_closed_mock_refuses() {
     emitter.close().await.unwrap();
     assert_eq!(emitter.emit(Sequence::of("t").next().request()).await.unwrap_err().kind(), ErrorKind::Closed);
     assert_eq!(emitter.health().await, Health::closed());
+}
+
+#[tokio::test]
+async fn a_mock_looks_into_payloads_and_says_what_they_have_instead() {
+    let (mock, emitter) = mock();
+    let order = json!({"order": "order-17", "total": {"cents": 4200, "currency": "EUR"}, "lines": [1, 2]});
+    emitter.emit(request("t").json(&order).unwrap()).await.unwrap();
+    mock.assert_payload(EVENT, &json!({"total": {"cents": 4200}, "lines": [1, 2]}));
+    assert_eq!(mock.emissions()[0].json(), Some(order));
+    let text = failure(|| mock.assert_payload(EVENT, &json!({"total": {"cents": 4300}})));
+    assert!(text.contains("/total/cents is 4200, not 4300") && text.contains("order-17"), "{text}");
+    let text = failure(|| mock.assert_payload("other.event", &json!({})));
+    assert!(text.contains("other.event"), "{text}");
+}
+
+#[tokio::test]
+async fn a_mock_knows_the_order_of_each_key() {
+    let (mock, emitter) = mock();
+    for tenant in ["t-1", "t-2", "t-1"] {
+        emitter.emit(request(tenant)).await.unwrap();
+    }
+    mock.assert_sequence("t-1", &[EVENT, EVENT]);
+    mock.assert_sequence("t-3", &[]);
+    let text = failure(|| mock.assert_sequence("t-2", &[EVENT, EVENT]));
+    assert!(text.contains("t-2") && text.contains("order-17"), "{text}");
+}
+
+#[tokio::test]
+async fn a_mock_tells_what_was_emitted_in_a_transaction() {
+    let (mock, emitter) = mock();
+    assert!(failure(|| mock.assert_in_transaction(EVENT)).contains("nothing was"));
+    emitter.emit_in(&mut Tx::detached(), request("t-1")).await.unwrap();
+    mock.assert_in_transaction(EVENT);
+    emitter.emit(request("t-2")).await.unwrap();
+    assert!(failure(|| mock.assert_in_transaction(EVENT)).contains("t-2"));
+}
+
+#[tokio::test]
+async fn a_script_answers_each_emit_by_what_it_is_and_how_often_it_came() {
+    let (mock, emitter) = mock();
+    mock.script(|attempt| match (attempt.request.tenant_id(), attempt.number) {
+        (Some("t-1"), 1) => Answer::FailAmbiguously(ErrorKind::Timeout),
+        (Some("t-1"), _) => Answer::Store(StoredReason::CircuitOpen),
+        _ if attempt.in_transaction => Answer::Fail(ErrorKind::Storage),
+        _ => Answer::Accept,
+    });
+    assert!(emitter.emit(request("t-1")).await.unwrap_err().is_ambiguous());
+    assert_eq!(stored_reason(&emitter.emit(request("t-1")).await.unwrap()), Some(StoredReason::CircuitOpen));
+    assert_eq!(emitter.emit_in(&mut Tx::detached(), request("t-2")).await.unwrap_err().kind(), ErrorKind::Storage);
+    assert!(is_published(&emitter.emit(request("t-2")).await.unwrap()));
+    mock.assert_count(EVENT, 2);
+}
+
+#[tokio::test]
+async fn in_a_batch_of_a_mock_what_comes_behind_a_failure_of_its_key_fails_too() {
+    let (mock, emitter) = mock();
+    mock.script(|attempt| if attempt.number == 1 { Answer::Fail(ErrorKind::Timeout) } else { Answer::Accept });
+    let batch = vec![request("t-1"), EmitRequest::new("no.such.event"), request("t-2"), request("t-1")];
+    let results = emitter.emit_batch(batch).await;
+    let kinds: Vec<_> = results.iter().map(|result| result.as_ref().err().map(tidings::Error::kind)).collect();
+    assert_eq!(kinds, [Some(ErrorKind::Timeout), Some(ErrorKind::UnknownEvent), None, Some(ErrorKind::Timeout)]);
+    mock.assert_sequence("t-2", &[EVENT]);
+}
+
+#[tokio::test]
+async fn a_mock_with_the_services_settings_does_as_production_does() {
+    let policies = format!("{EVENT}.outbox=always").parse().unwrap();
+    let config = Config::new("//shop", ["none:1"]).unwrap();
+    let mock = MockEmitter::with_config(&config.clone().with_policies(policies), catalog()).unwrap();
+    assert_eq!(stored_reason(&mock.emit(request("t")).await.unwrap()), Some(StoredReason::Policy));
+    let emission = mock.emissions().remove(0);
+    assert_eq!((&*emission.record.topic, &emission.record.key[..]), ("events.order.changed", &b"t"[..]));
+    assert_eq!(emission.record.headers.get("ce_source"), Some(&b"//shop"[..]));
+    let too_large = mock.emit(request("t").payload(format!("\"{}\"", "a".repeat(2 << 20)))).await.unwrap_err();
+    assert_eq!(too_large.kind(), ErrorKind::TooLarge);
+
+    let off = config.with_policies(format!("{EVENT}.enabled=false").parse().unwrap());
+    let mock = MockEmitter::with_config(&off, catalog()).unwrap();
+    assert_eq!(mock.emit(request("t")).await.unwrap().outcome, Outcome::Disabled);
+    mock.assert_nothing_emitted();
+    assert!(failure(|| mock.assert_emitted(EVENT)).contains("which is disabled"));
 }

@@ -44,13 +44,16 @@ async fn events_that_nobody_relays_degrade_and_a_relay_mends_that() {
     store(&producer, "tenant-1").await;
     let health = producer.health().await;
     assert!(health.status == Status::Degraded && health.has(ReasonKind::NoRelay), "{health:?}");
-    assert_eq!(health.outbox.unwrap().lanes_without_relay, Some(1));
+    let outbox = health.outbox.unwrap();
+    assert_eq!((outbox.lanes_without_relay, outbox.waiting), (Some(1), Some(1)));
     let relay = RunningRelay::of(&producer);
     let health = eventually("nothing waits any more", async || {
         Some(healthy(&producer).await).filter(|health| health.outbox.as_ref().unwrap().oldest_waiting.is_none())
     })
     .await;
-    assert!(health.relay.unwrap().running && health.outbox.unwrap().relays == Some(1));
+    let outbox = health.outbox.unwrap();
+    assert!(health.relay.unwrap().running && outbox.relays == Some(1));
+    assert_eq!(outbox.waiting, Some(0));
     relay.kill().await;
     // It lives until its leases run out, as far as anybody knows.
     eventually("its leases have run out", async || {
@@ -67,7 +70,10 @@ async fn the_age_of_a_backlog_is_that_of_the_oldest_event_that_is_not_delivered(
     let world = world!();
     let (producer, pool) = (world.producer().await, world.pool());
     let lag = world.outbox().lag().await.unwrap();
-    assert_eq!((lag.oldest_waiting, lag.relays, lag.lanes_without_relay), (None, Some(0), Some(0)));
+    assert_eq!(
+        (lag.oldest_waiting, lag.waiting, lag.relays, lag.lanes_without_relay),
+        (None, Some(0), Some(0), Some(0))
+    );
     let mut places = Vec::new();
     for _ in 0..6 {
         places.push(store(&producer, "tenant-1").await);

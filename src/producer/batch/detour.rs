@@ -1,5 +1,7 @@
 //! The ways of a batch's events other than the direct one.
 
+use tracing::Instrument as _;
+
 use super::patience::late;
 use super::{Event, Shared};
 use crate::catalog::compiled::Resolved;
@@ -7,6 +9,7 @@ use crate::emitter::{Receipt, StoredReason};
 use crate::error::{Error, Result};
 use crate::policy::OutboxMode;
 use crate::producer::fallback::Fallback;
+use crate::telemetry::Emit;
 
 /// What came of a detour.
 #[derive(Debug)]
@@ -21,6 +24,7 @@ pub(super) struct Detour {
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) place: usize,
+    pub(super) emit: Emit,
     pub(super) bytes: usize,
     pub(super) result: Result<Receipt>,
 }
@@ -49,8 +53,8 @@ pub(super) async fn store(shared: &Shared, chain: usize, events: Vec<(usize, Eve
 pub(super) async fn alone(shared: &Shared, chain: usize, events: Vec<(usize, Event)>) -> Detour {
     let mut done = Vec::with_capacity(events.len());
     for (place, event) in events {
-        let result = shared.deliver(event.resolved, event.deadline).await;
-        done.push(Done { place, bytes: event.bytes, result });
+        let result = shared.deliver(event.resolved, event.deadline).instrument(event.emit.span()).await;
+        done.push(Done { place, emit: event.emit, bytes: event.bytes, result });
     }
     Detour { chain, done, returned: Vec::new() }
 }
@@ -69,9 +73,9 @@ pub(super) async fn settle(shared: &Shared, chain: usize, (events, storable): (V
         tracing::debug!(count, "the broker did not take events of a batch; they go to the outbox");
         done = store_all(fallback, events, |_| StoredReason::PublishFailed).await;
     }
-    for (place, Event { resolved, error, deadline, bytes, .. }) in failed {
+    for (place, Event { resolved, emit, error, deadline, bytes, .. }) in failed {
         let error = error.unwrap_or_else(late);
-        done.push(Done { place, bytes, result: Err(shared.bury(resolved, error, deadline).await) });
+        done.push(Done { place, emit, bytes, result: Err(shared.bury(resolved, error, deadline).await) });
     }
     Detour { chain, done, returned: Vec::new() }
 }
@@ -88,18 +92,18 @@ async fn store_all(
     for (place, event) in events {
         let reason = why(&event);
         let is_ambiguous = event.error.as_ref().is_some_and(Error::is_ambiguous);
-        places.push((place, event.bytes, event.resolved.id.clone(), is_ambiguous));
+        places.push((place, event.emit, event.bytes, event.resolved.id.clone(), is_ambiguous));
         rows.push((event.resolved, reason));
     }
     match fallback.store_all(rows, deadline).await {
         Ok(receipts) => {
             let places = places.into_iter().zip(receipts);
-            places.map(|((place, bytes, ..), receipt)| Done { place, bytes, result: Ok(receipt) }).collect()
+            places.map(|((place, emit, bytes, ..), receipt)| Done { place, emit, bytes, result: Ok(receipt) }).collect()
         }
         Err(error) => {
-            let done = |(place, bytes, id, is_ambiguous)| {
+            let done = |(place, emit, bytes, id, is_ambiguous)| {
                 let error = error.retold().or_ambiguous(error.is_ambiguous() || is_ambiguous).with_event_id(id);
-                Done { place, bytes, result: Err(error) }
+                Done { place, emit, bytes, result: Err(error) }
             };
             places.into_iter().map(done).collect()
         }
