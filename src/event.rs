@@ -147,10 +147,6 @@ impl EmitRequest {
 
     /// Does as [`extension`](Self::extension).
     #[cfg(feature = "otel")]
-    pub(crate) fn set_extension(&mut self, name: &'static str, value: impl Into<AttributeValue>) {
-        self.extensions.set(name.into(), value.into());
-    }
-
     /// Changes the delivery policy for this request alone. An operator's `enabled=false` stands.
     pub fn policy(mut self, policy: PolicyOverride) -> Self {
         self.policy = policy;

@@ -1,10 +1,12 @@
 //! The real emitter.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::BoxFuture;
@@ -19,7 +21,7 @@ use crate::in_flight::{Entered, InFlight};
 use crate::manifest::Manifest;
 use crate::rate_limit::TenantLimits;
 use crate::relay::{DRAIN_TIME, Poison, Relay};
-use crate::telemetry;
+use crate::telemetry::{Emit, metrics};
 use crate::tx::Tx;
 use crate::wire::dead_letter::DeadLetters;
 
@@ -125,7 +127,9 @@ impl Producer {
                 producer_id: self.0.id.to_string(),
             };
             let outbox = Arc::clone(&fallback.outbox);
-            Relay::new(outbox, self.0.clients.transports().clone(), fallback, Arc::new(poison))
+            let relay =
+                Relay::new(Arc::clone(&outbox), self.0.clients.transports().clone(), fallback, Arc::new(poison));
+            (relay, outbox)
         });
         Box::pin(async move {
             let Some(_running) = relays.enter() else { return Ok(()) };
@@ -135,12 +139,14 @@ impl Producer {
                     drain_until = relays.stopped() => drain_until.saturating_duration_since(Instant::now()),
                 }
             };
-            match relay {
-                Some(relay) => relay?.run(shutdown).await,
-                None => {
-                    let _ = shutdown.await;
-                    Ok(())
-                }
+            let Some((relay, outbox)) = relay else {
+                let _ = shutdown.await;
+                return Ok(());
+            };
+            tokio::select! {
+                result = relay?.run(shutdown) => result,
+                // Beside the relay, not in its loop: a question that is not waited for holds a connection all the same.
+                never = metrics::tell_of(outbox) => match never {},
             }
         })
     }
@@ -196,35 +202,37 @@ impl Producer {
     pub fn force_breaker(&self, forced: Option<ForcedBreaker>) {
         self.0.breaker.force(forced);
     }
+}
 
+impl Shared {
     /// Counts an emit as running, unless the producer was closed.
     fn enter(&self) -> Result<Entered<'_>> {
         // Entered first: a close that comes in between waits for this emit, which then sees that it was closed.
-        let entered = self.0.running.enter();
-        if self.0.closed.load(Ordering::SeqCst) { Err(closed()) } else { Ok(entered) }
+        let entered = self.running.enter();
+        if self.closed.load(Ordering::SeqCst) { Err(closed()) } else { Ok(entered) }
     }
 }
 
 impl Emitter for Producer {
     fn emit(&self, mut request: EmitRequest) -> BoxFuture<'_, Result<Receipt>> {
         Box::pin(async move {
-            let _running = self.enter()?;
-            let mut emit = telemetry::Emit::begin(&self.0.catalog, &mut request);
-            let shared = &*self.0;
-            let deadline = Instant::now() + shared.times.of(&request);
-            let (resolved, room) = match shared.begin(request) {
+            let emit = Emit::begin(&self.0.catalog, &mut request);
+            let deadline = Instant::now() + self.0.times.of(&request);
+            let (_running, resolved, room) = match self.0.begin(request, deadline, &emit) {
                 Ok(begun) => begun,
-                Err(error) => {
-                    emit.end(Err(&error));
-                    return Err(error);
-                }
+                Err(error) => return emit.fail(error),
             };
-            emit.resolved(&resolved);
-            let result = if room.is_none() || emit.has_span() {
-                Box::pin(shared.deliver_seen(resolved, room.is_some(), deadline, emit.span())).await
-            } else {
-                shared.deliver(resolved, deadline).await
+            // Made before anything is waited for, so that the event has its place once.
+            let delivery = pin!(self.0.deliver(resolved, deadline));
+            let _room = match room {
+                Ok(room) => room,
+                Err(wait) => match wait.await {
+                    Ok(room) => room,
+                    Err(error) => return emit.fail(error),
+                },
             };
+            let result =
+                if emit.has_span() { Box::pin(delivery.instrument(emit.span())).await } else { delivery.await };
             emit.end(result.as_ref());
             result
         })

@@ -180,7 +180,6 @@ impl Relay {
         let (mut reading, mut waking): (Aside<Answer>, Aside<()>) = (None, None);
         let (fallback, outbox) = (Arc::clone(&self.fallback), Arc::clone(&self.outbox));
         let mut woken = outbox.woken();
-        let mut telling = pin!(metrics::tell_of(Arc::clone(&outbox)));
         let (mut nudging, mut nudged) = (pin!(nudge(Arc::clone(&self.transport))), self.client);
         let drain_time = loop {
             self.keep_leases().await;
@@ -226,7 +225,6 @@ impl Relay {
                 }
                 () = transport.room(), if !self.queue.is_empty() => {}
                 never = &mut nudging => match never {},
-                never = &mut telling => match never {},
                 () = sleep_until(wake_at) => {}
             }
         };
@@ -252,7 +250,6 @@ impl Relay {
                 self.hear(&leases, life).await;
                 let pause = if leases.len() < share { ASK_EVERY } else { RENEW_EVERY };
                 self.renew_at = asked_at + if self.adopt(leases).await { pause } else { RETRY_AFTER };
-                self.tell();
             }
             None => {
                 self.renew_at = Instant::now() + RETRY_AFTER;
@@ -261,6 +258,7 @@ impl Relay {
                 }
             }
         }
+        self.tell();
     }
 
     /// Says how far behind it is.
@@ -744,6 +742,14 @@ impl Relay {
         self.fallback.handed.take();
         within(self.outbox.release(self.id, &[], true)).await;
         Ok(())
+    }
+}
+
+impl Drop for Relay {
+    /// Whoever watches it is not left with what was true of it last.
+    fn drop(&mut self) {
+        self.lanes.clear();
+        self.tell();
     }
 }
 

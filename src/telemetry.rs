@@ -6,10 +6,10 @@
 
 use tracing::Span;
 
-use crate::catalog::compiled::{CompiledCatalog, Resolved};
+use crate::catalog::compiled::CompiledCatalog;
 use crate::emitter::{Outcome, Receipt};
-use crate::error::{Error, Result};
-use crate::event::EmitRequest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{EmitRequest, EventId};
 use crate::transport::{Delivery, Record};
 
 #[cfg(feature = "metrics")]
@@ -30,26 +30,28 @@ pub(crate) struct Emit(Option<Box<Told>>);
 #[derive(Debug)]
 struct Told {
     span: Span,
-    /// None, until the event is known to be one of the catalog's.
-    meter: Option<EmitMeter>,
+    meter: EmitMeter,
 }
 
 impl Emit {
     /// The emit of this request begins: the event comes about in its span, unless the request says in which.
     pub(crate) fn begin(catalog: &CompiledCatalog, request: &mut EmitRequest) -> Self {
-        let span = trace::create(catalog, request);
-        if span.is_disabled() && !metrics::ARE_TOLD {
+        let is_traced = trace::is_anybody_interested();
+        if !is_traced && !metrics::ARE_TOLD {
             return Self(None);
         }
-        trace::inject(&span, request);
-        Self(Some(Box::new(Told { span, meter: None })))
+        let definition = catalog.definition(&request.definition_key);
+        let span = if is_traced { trace::create(definition.map(|definition| &**definition)) } else { Span::none() };
+        if let Some(definition) = definition {
+            trace::inject(&span, definition, request);
+        }
+        Self(Some(Box::new(Told { span, meter: EmitMeter::begin(definition) })))
     }
 
-    /// The request is well, and has become this.
-    pub(crate) fn resolved(&mut self, resolved: &Resolved) {
-        if let Some(told) = &mut self.0 {
-            trace::created(&told.span, resolved);
-            told.meter = Some(EmitMeter::begin(&resolved.definition));
+    /// The request is well, and has become the event of this id.
+    pub(crate) fn becomes(&self, id: &EventId) {
+        if let Some(told) = &self.0 {
+            trace::created(&told.span, id);
         }
     }
 
@@ -63,6 +65,12 @@ impl Emit {
         self.0.as_ref().is_some_and(|told| !told.span.is_disabled())
     }
 
+    /// It has failed before it could do anything.
+    pub(crate) fn fail(self, error: Error) -> Result<Receipt> {
+        self.end(Err(&error));
+        Err(error)
+    }
+
     /// It has come to this.
     pub(crate) fn end(self, result: Result<&Receipt, &Error>) {
         let Some(told) = self.0 else { return };
@@ -70,11 +78,9 @@ impl Emit {
             Ok(Outcome::Stored { reason, .. }) => told.span.record("tidings.outcome", reason.as_str()),
             Ok(Outcome::Disabled) => told.span.record("tidings.outcome", "disabled"),
             Ok(Outcome::Published { .. }) => told.span.record("tidings.outcome", "published"),
-            Err(error) => trace::failed(&told.span, error),
+            Err(error) => trace::failed(&told.span, error.kind()),
         };
-        if let Some(meter) = told.meter {
-            meter.end(result);
-        }
+        told.meter.end(result);
     }
 }
 
@@ -97,11 +103,16 @@ impl Sends {
 }
 
 impl Send {
+    /// The client has no room for it, and whoever sends it tries again: another record on its way then.
+    pub(crate) fn refuse(self) {
+        trace::failed(&self.span, ErrorKind::Overloaded);
+    }
+
     /// It has come to this.
     pub(crate) fn end(self, result: &Result<Delivery>) {
         match result {
             Ok(delivery) => trace::delivered(&self.span, delivery),
-            Err(error) => drop(trace::failed(&self.span, error)),
+            Err(error) => drop(trace::failed(&self.span, error.kind())),
         }
         self.meter.end(result);
     }

@@ -33,7 +33,6 @@ pub(crate) struct CompiledCatalog {
 #[derive(Debug)]
 struct Compiled {
     definition: Arc<Definition>,
-    topic: Arc<str>,
     ce_type: String,
     policy: EffectivePolicy,
     encoder: Encoder,
@@ -44,7 +43,11 @@ struct Compiled {
 #[derive(Debug)]
 pub(crate) struct Definition {
     pub(crate) key: Arc<str>,
+    pub(crate) topic: Arc<str>,
     pub(crate) dlq_topic: Arc<str>,
+    /// Whether it says itself in which trace its events are.
+    #[cfg(feature = "otel")]
+    pub(crate) is_traced: bool,
     #[cfg(feature = "metrics")]
     pub(crate) meters: metrics::Meters,
     /// Whether the topic has taken a record since the producer was built.
@@ -163,21 +166,21 @@ impl CompiledCatalog {
         self.catalog.definitions().iter().zip(&self.compiled).map(|(definition, compiled)| compiled.entry(definition))
     }
 
-    /// The topic of what is asked for, if there is such an event.
-    pub(crate) fn topic_of(&self, request: &EmitRequest) -> Option<&str> {
-        self.catalog.position(&request.definition_key).map(|index| &*self.compiled[index].topic)
+    /// What all events with this definition key share, if the catalog has it.
+    pub(crate) fn definition(&self, key: &str) -> Option<&Arc<Definition>> {
+        self.catalog.position(key).map(|index| &self.compiled[index].definition)
     }
 
     /// The topics of all events.
     pub(crate) fn topics(&self) -> Vec<Arc<str>> {
-        let topics: BTreeSet<_> = self.compiled.iter().map(|compiled| Arc::clone(&compiled.topic)).collect();
+        let topics: BTreeSet<_> = self.compiled.iter().map(|compiled| Arc::clone(&compiled.definition.topic)).collect();
         topics.into_iter().collect()
     }
 
     /// Lowers the limits of records to what their topics take.
     pub(crate) fn limit_records(&mut self, max_bytes: &HashMap<Arc<str>, usize>) {
         for compiled in &mut self.compiled {
-            if let Some(max_bytes) = max_bytes.get(&compiled.topic) {
+            if let Some(max_bytes) = max_bytes.get(&compiled.definition.topic) {
                 compiled.max_record_bytes = compiled.max_record_bytes.min(*max_bytes);
             }
         }
@@ -200,15 +203,10 @@ impl CompiledCatalog {
     /// Checks a request and builds its record. Nothing is sent, whatever is wrong.
     pub(crate) fn resolve(&self, request: EmitRequest) -> Result<Resolved> {
         let policy_override = request.policy;
-        let refused = |definition, error: &Error| metrics::refused(definition, error);
-        let index = self.catalog.require(&request.definition_key).inspect_err(|error| refused(None, error))?;
-        let compiled = &self.compiled[index];
-        let resolve = |event: Event| {
-            let id = event.id.clone();
-            compiled.resolve(event, &policy_override).map_err(|error| error.with_event_id(id))
-        };
-        let resolved = self.catalog.accept_as(index, request).and_then(resolve);
-        resolved.inspect_err(|error| refused(Some(&compiled.definition), error))
+        let index = self.catalog.require(&request.definition_key)?;
+        let event = self.catalog.accept_as(index, request)?;
+        let id = event.id.clone();
+        self.compiled[index].resolve(event, &policy_override).map_err(|error| error.with_event_id(id))
     }
 }
 
@@ -225,13 +223,15 @@ impl Compiled {
         Ok(Self {
             definition: Arc::new(Definition {
                 key: definition.key.as_str().into(),
+                topic,
+                #[cfg(feature = "otel")]
+                is_traced: definition.extensions.get("traceparent").is_some(),
                 dlq_topic: names.dlq_topic.into(),
                 #[cfg(feature = "metrics")]
                 meters: metrics::Meters::default(),
                 proven,
             }),
             encoder: Encoder::new(definition, settings.source, &names.ce_type, settings.style),
-            topic,
             ce_type: names.ce_type,
             policy: EffectivePolicy::compile(&definition.key, definition.policy, &operator, settings.has_outbox)?,
             max_record_bytes: settings.max_record_bytes,
@@ -256,7 +256,7 @@ impl Compiled {
             content_mode: definition.mode,
             partition_key: definition.key_strategy().to_owned(),
             extensions: definition.extensions.iter().map(|(name, value)| (name.to_owned(), raw(value))).collect(),
-            topic: self.topic.to_string(),
+            topic: self.definition.topic.to_string(),
             dlq_topic: self.definition.dlq_topic.to_string(),
             max_record_bytes: self.max_record_bytes,
             default_policy: definition.policy,
@@ -271,7 +271,7 @@ impl Compiled {
         let is_key = matches!(event.record_key, RecordKey::Tenant);
         let (key, tenant) = event.into_key_and_tenant();
         let tenant = if is_key { Tenant::Key } else { Tenant::Own(tenant) };
-        let record = Record { topic: Arc::clone(&self.topic), key, headers, payload };
+        let record = Record { topic: Arc::clone(&self.definition.topic), key, headers, payload };
         let (size, max_record_bytes) = (record.wire_bytes(), self.max_record_bytes);
         if size > max_record_bytes {
             return Err(Error::new(

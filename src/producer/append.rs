@@ -13,35 +13,29 @@ use crate::telemetry::Emit;
 use crate::tx::Tx;
 
 impl Producer {
-    pub(super) async fn append_all(&self, tx: Tx<'_>, requests: Vec<EmitRequest>) -> Result<Vec<Receipt>> {
-        let _running = self.enter()?;
-        let Some(fallback) = &self.0.fallback else {
-            let message = "an emit in a transaction needs an outbox, and this producer has none";
-            return Err(Error::new(ErrorKind::UnsupportedTransaction, message));
-        };
-        let mut emits = Vec::with_capacity(requests.len());
-        let result = match self.resolve_all(requests, &mut emits) {
-            Ok(resolved) => self.append_resolved(fallback, tx, resolved).await,
-            Err(error) => Err(error),
-        };
+    pub(super) async fn append_all(&self, tx: Tx<'_>, mut requests: Vec<EmitRequest>) -> Result<Vec<Receipt>> {
+        let emits: Vec<_> = requests.iter_mut().map(|request| Emit::begin(&self.0.catalog, request)).collect();
+        let result = self.append_seen(tx, requests, &emits).await;
         for (index, emit) in emits.into_iter().enumerate() {
             emit.end(result.as_ref().map(|receipts| &receipts[index]));
         }
         result
     }
 
+    async fn append_seen(&self, tx: Tx<'_>, requests: Vec<EmitRequest>, emits: &[Emit]) -> Result<Vec<Receipt>> {
+        let _running = self.0.enter()?;
+        let Some(fallback) = &self.0.fallback else {
+            let message = "an emit in a transaction needs an outbox, and this producer has none";
+            return Err(Error::new(ErrorKind::UnsupportedTransaction, message));
+        };
+        let resolved = self.resolve_all(requests)?;
+        emits.iter().zip(&resolved).for_each(|(emit, resolved)| emit.becomes(&resolved.id));
+        self.append_resolved(fallback, tx, resolved).await
+    }
+
     /// Checks all before the first statement: a refused request leaves the transaction usable.
-    fn resolve_all(&self, requests: Vec<EmitRequest>, emits: &mut Vec<Emit>) -> Result<Vec<Resolved>> {
-        let mut all = Vec::with_capacity(requests.len());
-        for mut request in requests {
-            let mut emit = Emit::begin(&self.0.catalog, &mut request);
-            let resolved = self.0.catalog.resolve(request);
-            if let Ok(resolved) = &resolved {
-                emit.resolved(resolved);
-            }
-            emits.push(emit);
-            all.push(resolved?);
-        }
+    fn resolve_all(&self, requests: Vec<EmitRequest>) -> Result<Vec<Resolved>> {
+        let all: Vec<_> = requests.into_iter().map(|request| self.0.catalog.resolve(request)).collect::<Result<_>>()?;
         if let Some(limits) = &self.0.tenant_limits {
             let enabled = all.iter().filter(|resolved| resolved.policy.enabled());
             let tenants: Vec<_> = enabled.filter_map(Resolved::tenant).collect();

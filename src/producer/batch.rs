@@ -49,9 +49,10 @@ const STORED_AT_A_TIME: usize = 512;
 
 impl Producer {
     /// The keys side by side; of each key one event behind the other, without waiting for the first to arrive.
-    pub(super) async fn emit_many(&self, requests: Vec<EmitRequest>) -> Vec<Result<Receipt>> {
-        let Ok(_running) = self.enter() else {
-            return requests.iter().map(|_| Err(closed())).collect();
+    pub(super) async fn emit_many(&self, mut requests: Vec<EmitRequest>) -> Vec<Result<Receipt>> {
+        let Ok(_running) = self.0.enter() else {
+            let emits = requests.iter_mut().map(|request| Emit::begin(&self.0.catalog, request));
+            return emits.map(|emit| emit.fail(closed())).collect();
         };
         Batch::new(&self.0, requests).run().await
     }
@@ -189,12 +190,12 @@ impl<'a> Batch<'a> {
             }
             let Some((place, mut request)) = self.requests.next() else { return };
             let deadline = self.start + self.shared.times.of(&request);
-            let mut emit = Emit::begin(&self.shared.catalog, &mut request);
+            let emit = Emit::begin(&self.shared.catalog, &mut request);
             match self.shared.catalog.resolve(request) {
                 Ok(resolved) => {
+                    emit.becomes(&resolved.id);
                     let chain = self.chain_of(&resolved.record.key);
                     if let Some(kind) = self.stopped[chain] {
-                        emit.resolved(&resolved);
                         self.answer(place, emit, Err(behind_a_failure(kind, resolved)));
                         continue;
                     }
@@ -204,7 +205,6 @@ impl<'a> Batch<'a> {
                         self.answer(place, emit, Err(error));
                         continue;
                     }
-                    emit.resolved(&resolved);
                     let bytes = resolved.record.wire_bytes();
                     self.bytes += bytes;
                     self.under_way += 1;

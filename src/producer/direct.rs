@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use tokio::sync::{SemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
-use tracing::{Instrument as _, Span};
 
 use super::Shared;
 use super::client::Client;
+use super::room::Entry;
 use crate::catalog::compiled::Resolved;
 use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EmitRequest;
+use crate::in_flight::Entered;
 use crate::policy::{DlqMode, OutboxMode};
 use crate::producer::fallback::Fallback;
-use crate::telemetry::metrics;
+use crate::telemetry::{Emit, metrics};
 use crate::transport::{Delivery, OnDelivery, QueueFull, Record, Transport, submit_when_room};
 use crate::wire::DeadLetter;
 
@@ -39,39 +40,24 @@ impl Shared {
     pub(super) fn admit(&self, resolved: &Resolved) -> Result<()> {
         let Some(limits) = self.tenant_limits.as_ref().filter(|_| resolved.policy.enabled()) else { return Ok(()) };
         match resolved.tenant() {
-            Some(tenant) => limits.check(&tenant).map_err(|error| {
-                metrics::refused(Some(&resolved.definition), &error);
-                error.with_event_id(resolved.id.clone())
-            }),
+            Some(tenant) => limits.check(&tenant).map_err(|error| error.with_event_id(resolved.id.clone())),
             None => Ok(()),
         }
     }
 
-    /// What there is to do before an event may wait for anything, and its room if there is some.
-    pub(super) fn begin(&self, request: EmitRequest) -> Result<(Resolved, Option<SemaphorePermit<'_>>)> {
-        let resolved = self.catalog.resolve(request)?;
-        self.admit(&resolved)?;
-        let room = self.room.try_enter(&resolved);
-        Ok((resolved, room))
-    }
-
-    /// Does as [`deliver`](Self::deliver), in this span, once there is room. The future of an emit is small because this is not
-    /// in it.
-    pub(super) async fn deliver_seen(
+    /// What there is to do before an event may wait for anything: counts the emit as running, and takes the event's room.
+    pub(super) fn begin(
         &self,
-        resolved: Resolved,
-        has_room: bool,
+        request: EmitRequest,
         deadline: Instant,
-        span: Span,
-    ) -> Result<Receipt> {
-        let deliver = async {
-            let _room = match has_room {
-                true => None,
-                false => Some(self.room.enter(&resolved, self.direct_until(deadline)).await?),
-            };
-            self.deliver(resolved, deadline).await
-        };
-        deliver.instrument(span).await
+        emit: &Emit,
+    ) -> Result<(Entered<'_>, Resolved, Entry<'_>)> {
+        let running = self.enter()?;
+        let resolved = self.catalog.resolve(request)?;
+        emit.becomes(&resolved.id);
+        self.admit(&resolved)?;
+        let room = self.room.enter(&resolved, self.direct_until(deadline));
+        Ok((running, resolved, room))
     }
 
     /// Takes an event the way that its policy, its lane and the broker allow.

@@ -3,6 +3,7 @@
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
+use crate::BoxFuture;
 use crate::catalog::compiled::Resolved;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -16,6 +17,9 @@ pub(super) struct Room {
     all: u32,
 }
 
+/// An event's room, until it is dropped; or, where there is none or others wait already, what waits for it.
+pub(super) type Entry<'a> = Result<SemaphorePermit<'a>, BoxFuture<'a, Result<SemaphorePermit<'a>>>>;
+
 impl Room {
     pub(super) fn new(bytes: u32) -> Self {
         // A semaphore holds more than 32 bits on every platform that has 64, and enough on others.
@@ -23,25 +27,25 @@ impl Room {
         Self { bytes: Semaphore::new(permits), all: u32::try_from(permits).unwrap_or(u32::MAX) }
     }
 
-    /// Takes the room of an event, until the answer is dropped, if nobody waits for some.
-    pub(super) fn try_enter(&self, resolved: &Resolved) -> Option<SemaphorePermit<'_>> {
-        self.bytes.try_acquire_many(self.bytes_of(resolved)).ok()
-    }
-
-    /// Takes the room of an event, until the answer is dropped.
-    pub(super) async fn enter(&self, resolved: &Resolved, until: Instant) -> Result<SemaphorePermit<'_>> {
+    /// Takes the room of an event, or begins to wait for it.
+    pub(super) fn enter(&self, resolved: &Resolved, until: Instant) -> Entry<'_> {
         let bytes = self.bytes_of(resolved);
-        match timeout_at(until, self.bytes.acquire_many(bytes)).await {
-            // It is never closed.
-            Ok(room) => Ok(room.expect("the semaphore is open")),
-            Err(_) => {
-                let message = format!(
-                    "events under way take all of the {} bytes that they may (STREAMING_MAX_IN_FLIGHT_BYTES); this one was not sent",
-                    self.all
-                );
-                Err(Error::new(ErrorKind::Overloaded, message).with_event_id(resolved.id.clone()))
-            }
-        }
+        self.bytes.try_acquire_many(bytes).map_err(|_| -> BoxFuture<'_, _> {
+            let id = resolved.id.clone();
+            Box::pin(async move {
+                match timeout_at(until, self.bytes.acquire_many(bytes)).await {
+                    // It is never closed.
+                    Ok(room) => Ok(room.expect("the semaphore is open")),
+                    Err(_) => {
+                        let message = format!(
+                            "events under way take all of the {} bytes that they may (STREAMING_MAX_IN_FLIGHT_BYTES); this one was not sent",
+                            self.all
+                        );
+                        Err(Error::new(ErrorKind::Overloaded, message).with_event_id(id))
+                    }
+                }
+            })
+        })
     }
 
     /// How much is taken.

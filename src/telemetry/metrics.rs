@@ -170,9 +170,8 @@ struct Ended {
 }
 
 impl Ended {
-    fn new(event: &Arc<str>, outcome: &'static str, reason: Option<&'static str>) -> Self {
-        let mut labels =
-            vec![Label::new("event", SharedString::from_shared(Arc::clone(event))), Label::new("outcome", outcome)];
+    fn new(event: impl Into<SharedString>, outcome: &'static str, reason: Option<&'static str>) -> Self {
+        let mut labels = vec![Label::new("event", event), Label::new("outcome", outcome)];
         let duration = histogram!(EMIT_DURATION, labels.clone());
         labels.extend(reason.map(|reason| Label::new("reason", reason)));
         Self { count: counter!(EMITS, labels), duration }
@@ -186,51 +185,60 @@ impl Ended {
 
 impl Handles {
     fn new(event: &Arc<str>) -> Self {
+        let new = |outcome, reason| Ended::new(Arc::clone(event), outcome, reason);
         Self {
-            published: Ended::new(event, "published", None),
-            stored: StoredReason::ALL.map(|reason| Ended::new(event, "stored", Some(reason.as_str()))),
+            published: new("published", None),
+            stored: StoredReason::ALL.map(|reason| new("stored", Some(reason.as_str()))),
         }
     }
 }
 
 /// An emit that runs. Dropped before it has ended, it was given up by its caller.
 #[derive(Debug)]
-pub(crate) struct EmitMeter(Option<(Arc<Definition>, Instant)>);
+pub(crate) struct EmitMeter {
+    definition: Option<Arc<Definition>>,
+    begun: Instant,
+    has_ended: bool,
+}
 
 impl EmitMeter {
-    /// The emit of an event of this definition begins.
-    pub(crate) fn begin(definition: &Arc<Definition>) -> Self {
-        Self(Some((Arc::clone(definition), Instant::now())))
+    /// An emit begins, of an event of this definition, if the catalog has it.
+    pub(crate) fn begin(definition: Option<&Arc<Definition>>) -> Self {
+        Self { definition: definition.cloned(), begun: Instant::now(), has_ended: false }
     }
 
     /// It has come to this.
     pub(crate) fn end(mut self, result: Result<&Receipt, &Error>) {
-        let Some((definition, begun)) = self.0.take() else { return };
-        let rare = |outcome, reason| Ended::new(&definition.key, outcome, reason).tell(begun);
+        self.has_ended = true;
+        let receipt = match result {
+            Ok(receipt) => receipt,
+            Err(error) => return self.tell("failed", Some(error.kind().as_str())),
+        };
+        // There are receipts of the catalog's events alone.
+        let Some(definition) = &self.definition else { return };
         let handles = definition.meters.0.get_or_init(|| Handles::new(&definition.key));
-        match result.map(|receipt| &receipt.outcome) {
-            Ok(Outcome::Published { .. }) => handles.published.tell(begun),
-            Ok(Outcome::Stored { reason, .. }) => handles.stored[*reason as usize].tell(begun),
-            Ok(Outcome::Disabled) => rare("disabled", None),
-            Err(error) => rare("failed", Some(error.kind().as_str())),
+        match &receipt.outcome {
+            Outcome::Published { .. } => handles.published.tell(self.begun),
+            Outcome::Stored { reason, .. } => handles.stored[*reason as usize].tell(self.begun),
+            Outcome::Disabled => self.tell("disabled", None),
         }
+    }
+
+    /// What is rare is asked of the recorder anew each time.
+    fn tell(&self, outcome: &'static str, reason: Option<&'static str>) {
+        let key = self.definition.as_ref().map(|definition| Arc::clone(&definition.key));
+        // What a request calls an event that the catalog does not have may be anything.
+        let event = key.map_or(SharedString::const_str("unknown"), SharedString::from_shared);
+        Ended::new(event, outcome, reason).tell(self.begun);
     }
 }
 
 impl Drop for EmitMeter {
     fn drop(&mut self) {
-        if let Some((definition, begun)) = self.0.take() {
-            Ended::new(&definition.key, "dropped", None).tell(begun);
+        if !self.has_ended {
+            self.tell("dropped", None);
         }
     }
-}
-
-/// A request was refused before anything was done. Of an event that the catalog does not have, the label is `unknown`.
-pub(crate) fn refused(definition: Option<&Arc<Definition>>, error: &Error) {
-    let event = definition.map_or(SharedString::const_str("unknown"), |definition| {
-        SharedString::from_shared(Arc::clone(&definition.key))
-    });
-    counter!(EMITS, "event" => event, "outcome" => "failed", "reason" => error.kind().as_str()).increment(1);
 }
 
 /// An event is on its dead-letter topic.

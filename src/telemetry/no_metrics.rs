@@ -18,14 +18,12 @@ pub(crate) fn describe() {}
 pub(crate) struct EmitMeter;
 
 impl EmitMeter {
-    pub(crate) fn begin(_: &Arc<Definition>) -> Self {
+    pub(crate) fn begin(_: Option<&Arc<Definition>>) -> Self {
         Self
     }
 
     pub(crate) fn end(self, _: Result<&Receipt, &Error>) {}
 }
-
-pub(crate) fn refused(_: Option<&Arc<Definition>>, _: &Error) {}
 
 pub(crate) fn dead_lettered(_: &str) {}
 

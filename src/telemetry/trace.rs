@@ -3,34 +3,31 @@
 use tracing::field::Empty;
 use tracing::{Level, Span, info_span};
 
-use crate::catalog::compiled::{CompiledCatalog, Resolved};
-use crate::error::Error;
-use crate::event::EmitRequest;
+use crate::catalog::compiled::Definition;
+use crate::error::ErrorKind;
+use crate::event::EventId;
 use crate::transport::{Delivery, Record};
 
 /// The name of the span in which an event comes about.
 const EMIT: &str = "tidings.emit";
 
-/// The span of an emit. Its id is not known yet, and whether all is well with it. Tracers want the name now.
-pub(super) fn create(catalog: &CompiledCatalog, request: &EmitRequest) -> Span {
-    if !is_anybody_interested() {
-        return Span::none();
-    }
-    let name = || ["create"].into_iter().chain(catalog.topic_of(request)).collect::<Vec<_>>().join(" ");
+/// The span of an emit of this definition, if there is one. The event's id is not known yet.
+pub(super) fn create(definition: Option<&Definition>) -> Span {
+    let topic = definition.map(|definition| &*definition.topic);
     info_span!(
         target: "tidings",
         EMIT,
-        otel.name = name(),
+        otel.name = topic.map_or_else(|| "create".to_owned(), |topic| ["create ", topic].concat()),
         otel.kind = "producer",
         otel.status_code = Empty,
         messaging.system = "kafka",
         messaging.operation.name = "create",
         messaging.operation.type = "create",
-        messaging.destination.name = Empty,
+        messaging.destination.name = topic,
         messaging.message.id = Empty,
         cloudevents.event_id = Empty,
         cloudevents.event_spec_version = "1.0",
-        tidings.event = Empty,
+        tidings.event = definition.map(|definition| &*definition.key),
         tidings.outcome = Empty,
         error.type = Empty,
     )
@@ -38,22 +35,19 @@ pub(super) fn create(catalog: &CompiledCatalog, request: &EmitRequest) -> Span {
 
 /// Asked first: where another crate has enabled the feature `log` of `tracing`, as sqlx does, the fields of a span are worked out
 /// although there is no subscriber.
-fn is_anybody_interested() -> bool {
+pub(super) fn is_anybody_interested() -> bool {
     tracing::span_enabled!(target: "tidings", Level::INFO)
 }
 
-/// The request has become this.
-pub(super) fn created(span: &Span, resolved: &Resolved) {
+/// The request has become the event of this id.
+pub(super) fn created(span: &Span, id: &EventId) {
     if span.is_disabled() {
         return;
     }
-    let topic = &*resolved.record.topic;
-    resolved.id.with_str(|id| {
+    id.with_str(|id| {
         span.record("messaging.message.id", id);
         span.record("cloudevents.event_id", id);
     });
-    span.record("messaging.destination.name", topic);
-    span.record("tidings.event", &*resolved.definition.key);
 }
 
 /// The span of a record that is sent: a part of the emit if that sends it itself, and otherwise one of its own, linked to it.
@@ -103,8 +97,8 @@ pub(super) fn delivered(span: &Span, delivery: &Delivery) {
 }
 
 /// It has failed. What the error says is in the log, and not here: it may quote the brokers.
-pub(super) fn failed<'a>(span: &'a Span, error: &Error) -> &'a Span {
-    span.record("otel.status_code", "ERROR").record("error.type", error.kind().as_str())
+pub(super) fn failed(span: &Span, kind: ErrorKind) -> &Span {
+    span.record("otel.status_code", "ERROR").record("error.type", kind.as_str())
 }
 
 #[cfg(feature = "otel")]
@@ -113,12 +107,16 @@ mod context {
     use tracing::Span;
     use tracing_opentelemetry::OpenTelemetrySpanExt;
 
+    use crate::catalog::compiled::Definition;
     use crate::event::EmitRequest;
+    use crate::event::attribute::MAX_EXTENSION_BYTES;
     use crate::transport::Record;
 
-    /// Has the event say in which trace it came about, unless the request does (the distributed-tracing extension).
-    pub(in super::super) fn inject(span: &Span, request: &mut EmitRequest) {
-        if span.is_disabled() || request.extension_value("traceparent").is_some() {
+    /// Has the event say in which trace it came about, unless its request or its definition does (the distributed-tracing
+    /// extension).
+    pub(in super::super) fn inject(span: &Span, definition: &Definition, request: &mut EmitRequest) {
+        let says = |name| request.extensions.get(name).is_some();
+        if span.is_disabled() || definition.is_traced || says("traceparent") || says("tracestate") {
             return;
         }
         let context = span.context();
@@ -127,10 +125,11 @@ mod context {
             return;
         }
         let (trace, parent, flags) = (context.trace_id(), context.span_id(), context.trace_flags().to_u8());
-        request.set_extension("traceparent", format!("00-{trace}-{parent}-{flags:02x}"));
+        request.extensions.set("traceparent".into(), format!("00-{trace}-{parent}-{flags:02x}").into());
+        // A service that this one was called by may have sent any state. It is of no use to others than its vendor.
         let state = context.trace_state().header();
-        if !state.is_empty() && request.extension_value("tracestate").is_none() {
-            request.set_extension("tracestate", state);
+        if !state.is_empty() && state.len() <= MAX_EXTENSION_BYTES {
+            request.extensions.set("tracestate".into(), state.into());
         }
     }
 
@@ -160,7 +159,64 @@ pub(super) use context::inject;
 use context::link;
 
 #[cfg(not(feature = "otel"))]
-pub(super) fn inject(_: &Span, _: &mut EmitRequest) {}
+pub(super) fn inject(_: &Span, _: &Definition, _: &mut crate::event::EmitRequest) {}
 
 #[cfg(not(feature = "otel"))]
 fn link(_: &Span, _: &Record) {}
+
+#[cfg(all(test, feature = "otel"))]
+mod tests {
+    use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider};
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+    use tracing_opentelemetry::OpenTelemetrySpanExt;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+    use crate::catalog::compiled::{CompiledCatalog, Settings};
+    use crate::config::Config;
+    use crate::naming::Naming;
+    use crate::{AttributeValue, Catalog, EmitRequest, EventDefinition};
+
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    const OTHER: &str = "00-11111111111111111111111111111111-2222222222222222-01";
+
+    /// What a request says of its trace once it was injected into a span of [`TRACE`] with so many entries of state, of 253 bytes each.
+    fn injected(definition: EventDefinition, mut request: EmitRequest, state: usize) -> [Option<AttributeValue>; 2] {
+        let config = Config::new("//shop", ["unused:1"]).unwrap();
+        let catalog = Catalog::new([definition]).unwrap();
+        let naming = Naming::default();
+        let catalog = CompiledCatalog::compile(catalog, &Settings::of(&config, &naming, false).unwrap()).unwrap();
+        let definition = catalog.definition(&request.definition_key).unwrap();
+        let traces = SdkTracerProvider::default();
+        let layer = tracing_opentelemetry::layer().with_tracer(traces.tracer("test"));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let span = info_span!("request");
+            let state = (0..state).map(|n| (format!("v{n}"), "x".repeat(250)));
+            let state = TraceState::from_key_value(state).unwrap();
+            let (trace, parent) = (TraceId::from_hex(TRACE).unwrap(), SpanId::from_hex("00f067aa0ba902b7").unwrap());
+            let parent = SpanContext::new(trace, parent, TraceFlags::SAMPLED, true, state);
+            span.set_parent(opentelemetry::Context::new().with_remote_span_context(parent)).unwrap();
+            inject(&span, definition, &mut request);
+        });
+        catalog.resolve(request.clone()).unwrap();
+        ["traceparent", "tracestate"].map(|name| request.extension_value(name).cloned())
+    }
+
+    #[test]
+    fn an_event_says_its_trace_unless_it_was_said_and_never_becomes_invalid_by_it() {
+        let definition = || EventDefinition::new("order.created", "order", "created");
+        let request = || EmitRequest::new("order.created").tenant("t").payload("{}");
+
+        let [parent, state] = injected(definition(), request(), 8);
+        let parent = parent.unwrap().to_text().into_owned();
+        assert!(parent.starts_with(&format!("00-{TRACE}-")) && parent.ends_with("-01"), "{parent}");
+        assert_eq!(state.unwrap().to_text().len(), 8 * 253 + 7);
+        // Longer than an attribute may be.
+        let [parent, state] = injected(definition(), request(), 9);
+        assert!(parent.is_some() && state.is_none());
+
+        let [parent, state] = injected(definition(), request().extension("traceparent", OTHER), 1);
+        assert!(parent == Some(OTHER.into()) && state.is_none());
+        assert_eq!(injected(definition().with_extension("traceparent", OTHER), request(), 1), [None, None]);
+    }
+}

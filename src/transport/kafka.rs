@@ -274,6 +274,7 @@ impl Transport for KafkaTransport {
         // Nothing left the queue, so nobody is told of room: this caller would be, and try again at once, for ever.
         self.gauge.in_flight.remove();
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) {
+            submitted.send.refuse();
             return Err(QueueFull(submitted.on_delivery));
         }
         submitted.end(Err(failure(&error, &record.topic)));

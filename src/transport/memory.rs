@@ -1,5 +1,6 @@
 //! A transport that keeps records in memory, for tests.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -58,9 +59,23 @@ struct State {
     script: Option<Script>,
     /// How many records were submitted.
     submitted: usize,
-    /// Those that wait to be released, in order.
-    held: Vec<(Record, OnDelivery)>,
+    /// Those that wait to be released, and of each key those behind them, in order.
+    held: VecDeque<(Held, OnDelivery)>,
     records: Vec<Record>,
+}
+
+/// A record with what becomes of it when it is its turn.
+#[derive(Debug)]
+struct Held {
+    record: Record,
+    fate: Fate,
+}
+
+impl Held {
+    /// Whether it may not overtake the other one.
+    fn is_behind(&self, other: &Self) -> bool {
+        self.record.key == other.record.key && self.record.topic == other.record.topic
+    }
 }
 
 #[derive(Clone)]
@@ -90,9 +105,10 @@ pub enum Fate {
     Deliver,
     /// It does not arrive: an error of this kind.
     Fail(ErrorKind),
-    /// It arrives, and what is said is [`ErrorKind::Timeout`], which is ambiguous.
+    /// It arrives, as with [`Deliver`](Self::Deliver), and what is said is [`ErrorKind::Timeout`], which is ambiguous.
     LoseAcknowledgement,
-    /// Nothing is said of it until it is [released](MemoryTransport::release).
+    /// Nothing is said of it, and of what is submitted behind it with its key, until it is [released](MemoryTransport::release);
+    /// then it arrives.
     Hold,
 }
 
@@ -135,11 +151,15 @@ impl MemoryTransport {
         self.lock().held.len()
     }
 
-    /// Delivers what is held, in order. What a script holds later stays.
+    /// Has what is held meet its fate, in order. What a script holds later stays.
     pub fn release(&self) {
-        let held = std::mem::take(&mut self.lock().held);
-        for (record, on_delivery) in held {
-            on_delivery.call(self.take(&record));
+        let mut count = self.held_count();
+        loop {
+            let mut state = self.lock();
+            let Some((held, on_delivery)) = state.next(&mut count) else { return };
+            let result = state.take(&held);
+            drop(state);
+            on_delivery.call(result);
         }
     }
 
@@ -162,34 +182,58 @@ impl MemoryTransport {
         drop(state);
         script.map_or(Fate::Deliver, |Script(script)| script(&Submission { record, number }))
     }
+}
 
-    fn take(&self, record: &Record) -> Result<Delivery> {
-        let mut state = self.lock();
-        if state.down {
+impl State {
+    /// What becomes of a record whose turn it is.
+    fn take(&mut self, Held { record, fate }: &Held) -> Result<Delivery> {
+        if let Fate::Fail(kind) = fate {
+            return Err(Error::new(*kind, "the memory transport was told to fail"));
+        }
+        if self.down {
             return Err(Error::new(ErrorKind::BrokerUnavailable, "the memory transport is down"));
         }
-        if state.refused_keys.iter().any(|key| key.as_bytes() == record.key) {
+        if self.refused_keys.iter().any(|key| key.as_bytes() == record.key) {
             return Err(Error::new(ErrorKind::RecordRejected, "the memory transport refuses this key"));
         }
-        if state.refused_topics.iter().any(|topic| **topic == *record.topic) {
+        if self.refused_topics.iter().any(|topic| **topic == *record.topic) {
             return Err(Error::new(ErrorKind::RecordRejected, "the memory transport refuses this topic"));
         }
-        state.records.push(record.clone());
-        Ok(Delivery { partition: 0, offset: i64::try_from(state.records.len() - 1).unwrap_or(i64::MAX) })
+        self.records.push(record.clone());
+        if *fate == Fate::LoseAcknowledgement {
+            let message = "the memory transport was told to lose the acknowledgement";
+            return Err(Error::new(ErrorKind::Timeout, message).or_ambiguous(true));
+        }
+        Ok(Delivery { partition: 0, offset: i64::try_from(self.records.len() - 1).unwrap_or(i64::MAX) })
+    }
+
+    /// The next of the first `count` that are held, and then those that wait for nothing but these.
+    fn next(&mut self, count: &mut usize) -> Option<(Held, OnDelivery)> {
+        let index = match count.checked_sub(1) {
+            Some(left) => {
+                *count = left;
+                0
+            }
+            None => (0..self.held.len()).find(|index| {
+                let held = &self.held[*index].0;
+                held.fate != Fate::Hold && !self.held.range(..index).any(|(before, _)| held.is_behind(before))
+            })?,
+        };
+        self.held.remove(index)
     }
 }
 
 impl Transport for MemoryTransport {
     fn submit(&self, record: &Record, on_delivery: OnDelivery) -> Result<(), QueueFull> {
-        match self.fate(record) {
-            Fate::Deliver => on_delivery.call(self.take(record)),
-            Fate::Fail(kind) => on_delivery.call(Err(Error::new(kind, "the memory transport was told to fail"))),
-            Fate::LoseAcknowledgement => on_delivery.call(self.take(record).and_then(|_| {
-                let message = "the memory transport was told to lose the acknowledgement";
-                Err(Error::new(ErrorKind::Timeout, message).or_ambiguous(true))
-            })),
-            Fate::Hold => self.lock().held.push((record.clone(), on_delivery)),
+        let held = Held { record: record.clone(), fate: self.fate(record) };
+        let mut state = self.lock();
+        if held.fate == Fate::Hold || state.held.iter().any(|(before, _)| held.is_behind(before)) {
+            state.held.push_back((held, on_delivery));
+            return Ok(());
         }
+        let result = state.take(&held);
+        drop(state);
+        on_delivery.call(result);
         Ok(())
     }
 
@@ -248,5 +292,45 @@ mod tests {
         let arrived: Vec<_> = transport.records().into_iter().map(|record| record.key).collect();
         assert_eq!(arrived, ["a", "c", "d", "held"]);
         assert!(transport.flush(Duration::ZERO).await);
+    }
+
+    /// Submits a record, and as soon as it is told of those of `then`.
+    fn submit(
+        transport: &Arc<MemoryTransport>,
+        said: &Arc<Mutex<Vec<u32>>>,
+        number: u32,
+        key: &str,
+        then: &'static [(u32, &str)],
+    ) {
+        let (again, telling) = (Arc::clone(transport), Arc::clone(said));
+        let on_delivery = OnDelivery::new(move |_: Result<Delivery>| {
+            telling.lock().unwrap().push(number);
+            then.iter().for_each(|(number, key)| submit(&again, &telling, *number, key, &[]));
+        });
+        assert!(transport.submit(&record(key), on_delivery).is_ok());
+    }
+
+    #[test]
+    fn nothing_overtakes_a_held_record_of_its_key_also_while_it_is_released() {
+        let transport = Arc::new(MemoryTransport::default());
+        transport.script(|submission| match submission.number {
+            1 | 5 => Fate::Hold,
+            3 => Fate::Fail(ErrorKind::RecordRejected),
+            _ => Fate::Deliver,
+        });
+        let said = Arc::new(Mutex::new(Vec::new()));
+        // The first is told of while others wait: submitted then are one of another key that is held, and one behind each.
+        for (number, key, then) in
+            [(1, "a", &[(5, "b"), (6, "b"), (7, "a")][..]), (2, "a", &[]), (3, "a", &[]), (4, "b", &[])]
+        {
+            submit(&transport, &said, number, key, then);
+        }
+        assert_eq!(*said.lock().unwrap(), [4]);
+        transport.release();
+        assert_eq!(*said.lock().unwrap(), [4, 1, 2, 3, 7]);
+        transport.release();
+        assert_eq!(*said.lock().unwrap(), [4, 1, 2, 3, 7, 5, 6]);
+        let arrived: Vec<_> = transport.records().into_iter().map(|record| record.key).collect();
+        assert_eq!(arrived, ["b", "a", "a", "a", "b", "b"]);
     }
 }

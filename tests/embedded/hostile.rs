@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 
+use chrono::DateTime;
 use rdkafka::types::RDKafkaRespErr;
 use tidings::{
     BreakerState, Catalog, Config, EmitRequest, Emitter, ErrorKind, EventDefinition, Naming, OutboxMode,
@@ -63,8 +64,11 @@ async fn the_largest_record_goes_either_way_and_one_that_is_a_byte_larger_neithe
         .producer_with(&[("STREAMING_MAX_RECORD_BYTES", &LIMIT.to_string()), ("STREAMING_DIRECT_TIMEOUT_MS", "20000")])
         .await;
     let _relay = RunningRelay::of(&producer);
-    let request =
-        |bytes: usize| Sequence::of("tenant-1").next().request().payload(format!("\"{}\"", "x".repeat(bytes - 2)));
+    // A time has as many digits as it needs.
+    let request = |bytes: usize| {
+        let request = Sequence::of("tenant-1").next().request().time(DateTime::UNIX_EPOCH);
+        request.payload(format!("\"{}\"", "x".repeat(bytes - 2)))
+    };
     let (largest, ids) = emit_largest(&producer, LIMIT, request, async || logged(&world.pool()).await).await;
     check_largest(largest, &read_until(&world.brokers, &world.topic, ids.into_iter().collect()).await);
 }

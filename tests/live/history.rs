@@ -93,16 +93,19 @@ async fn no_statement_reads_what_is_delivered_though_there_are_millions_and_thou
     sqlx::query("select tidings.append('t', 'k', '{}', '', 'open')").execute(&mut *open).await.unwrap();
 
     let database = world.options().get_database().unwrap().to_owned();
-    for setting in [
+    // All at once: a session that begins in between would write plans of another format.
+    let settings = [
         "session_preload_libraries = 'auto_explain'",
         "auto_explain.log_min_duration = 0",
         "auto_explain.log_analyze = on",
         "auto_explain.log_timing = off",
         "auto_explain.log_nested_statements = on",
         "auto_explain.log_format = json",
-    ] {
-        raw_sql(&format!("alter database {database} set {setting}")).execute(&pool).await.unwrap();
-    }
+    ];
+    raw_sql(&settings.map(|setting| format!("alter database {database} set {setting};")).concat())
+        .execute(&pool)
+        .await
+        .unwrap();
     let producer = world.producer().await;
     let relay = RunningRelay::of(&producer);
     let (ledger, always) = (Ledger::default(), PolicyOverride::default().with_outbox(OutboxMode::Always));

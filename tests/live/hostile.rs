@@ -1,5 +1,6 @@
 //! Input that means no good, on a real broker and a real database.
 
+use chrono::DateTime;
 use tidings::{EmitRequest, Emitter, OutboxMode, PolicyOverride};
 
 use crate::support::events::{EVENT, Sequence};
@@ -44,9 +45,15 @@ async fn the_largest_record_that_passes_the_checks_is_taken_by_a_topic_of_the_br
     let world = world!(open_with_topic, &[("max.message.bytes", "1048588")]);
     let producer = world.producer_with(&[("STREAMING_DIRECT_TIMEOUT_MS", "20000")]).await;
     let _relay = RunningRelay::of(&producer);
+    // A time has as many digits as it needs.
     let request = |bytes| {
         let id = Sequence::of("tenant-1").next().id.parse().unwrap();
-        EmitRequest::new(EVENT).tenant("tenant-1").subject("é".repeat(512)).id(id).payload(noise(bytes))
+        EmitRequest::new(EVENT)
+            .tenant("tenant-1")
+            .subject("é".repeat(512))
+            .id(id)
+            .time(DateTime::UNIX_EPOCH)
+            .payload(noise(bytes))
     };
     let (largest, ids) = emit_largest(&producer, LIMIT, request, async || logged(&world.pool()).await).await;
     check_largest(largest, &world.records_with(ids.into_iter().collect()).await);

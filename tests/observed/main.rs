@@ -6,12 +6,13 @@
 #![allow(clippy::future_not_send, reason = "the mock cluster stays in the test's own task")]
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::poll_fn;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use rdkafka::mocking::MockCluster;
@@ -25,6 +26,11 @@ use tidings::{
 use tracing::{Instrument, info_span};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+#[path = "../support/support.rs"]
+mod support;
+
+use support::topic::{ReadBack, read_until};
 
 const EVENT: &str = "order.changed";
 const REFUSED: &str = "order.refused";
@@ -53,18 +59,18 @@ async fn a_scenario_is_told_as_the_lists_say() {
         .with_tracked_inactivity(false);
     tracing_subscriber::registry().with(tracing_subscriber::filter::LevelFilter::INFO).with(layer).init();
 
-    scenario().await;
+    let records = scenario().await;
 
     let spans = spans.get_finished_spans().unwrap();
     check("tests/observed/spans.txt", &span_lines(&spans));
     check("tests/observed/metrics.txt", &metric_lines(snapshotter));
     let told = format!("{spans:?}");
     assert!(!told.contains(TENANT) && !told.contains(PAYLOAD), "a span has what nobody may see");
-    traces_go_with_events(&spans);
+    traces_go_with_events(&spans, &records);
 }
 
-/// Everything that a service may live through.
-async fn scenario() {
+/// Everything that a service may live through. Yields what is on the topic then.
+async fn scenario() -> Vec<ReadBack> {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic(TOPIC, 1, 1).unwrap();
     cluster.create_topic(REFUSING_TOPIC, 1, 1).unwrap();
@@ -86,13 +92,17 @@ async fn scenario() {
     // Published within a request of the service's own.
     let receipt = producer.emit(request(EVENT)).instrument(info_span!("request")).await.unwrap();
     assert!(matches!(receipt.outcome, Outcome::Published { .. }), "{receipt:?}");
-    assert!(producer.emit_batch(vec![request(EVENT), request(EVENT)]).await.iter().all(Result::is_ok));
+    let mut ids = HashSet::from([receipt.event_id.to_string()]);
+    let batch = producer.emit_batch(vec![request(EVENT), request(EVENT)]).await;
+    ids.extend(batch.into_iter().map(|result| result.unwrap().event_id.to_string()));
     // Stored, in a transaction and while the breaker is open, and relayed.
     let mut tx = pool.begin().await.unwrap();
-    producer.emit_in(&mut tx, request(EVENT)).instrument(info_span!("request")).await.unwrap();
+    let receipt = producer.emit_in(&mut tx, request(EVENT)).instrument(info_span!("request")).await.unwrap();
+    ids.insert(receipt.event_id.to_string());
     tx.commit().await.unwrap();
     producer.force_breaker(Some(ForcedBreaker::Open));
-    producer.emit(EmitRequest::new(EVENT).tenant("another").payload("{}")).await.unwrap();
+    let receipt = producer.emit(EmitRequest::new(EVENT).tenant("another").payload("{}")).await.unwrap();
+    ids.insert(receipt.event_id.to_string());
     producer.force_breaker(None);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let relay = tokio::spawn(producer.relay(async {
@@ -122,6 +132,8 @@ async fn scenario() {
     drop(stop);
     relay.await.unwrap().unwrap();
     producer.close().await.unwrap();
+    assert_eq!(producer.emit(request(EVENT)).await.unwrap_err().kind(), ErrorKind::Closed);
+    read_until(&cluster.bootstrap_servers(), TOPIC, ids).await
 }
 
 /// Each kind of span once: its name, kind and status, where it belongs, and what it says.
@@ -181,8 +193,18 @@ fn metric_lines(snapshotter: Snapshotter) -> Vec<String> {
     lines.into_iter().collect()
 }
 
-/// One trace shows the request, the emit and what was sent at once; what was relayed is linked to the emit.
-fn traces_go_with_events(spans: &[SpanData]) {
+/// One trace shows the request, the emit and what was sent at once; what was relayed is linked to the emit. Every record says
+/// in which emit it came about.
+fn traces_go_with_events(spans: &[SpanData], records: &[ReadBack]) {
+    assert!(records.len() >= 5);
+    for record in records {
+        let is_its = |attribute: &KeyValue| {
+            attribute.key.as_str() == "cloudevents.event_id" && attribute.value.as_str() == record.id()
+        };
+        let emit = spans.iter().find(|span| span.attributes.iter().any(is_its)).unwrap();
+        let (trace, span) = (emit.span_context.trace_id(), emit.span_context.span_id());
+        assert_eq!(record.header("ce_traceparent"), format!("00-{trace}-{span}-01"));
+    }
     let by_id: HashMap<_, _> = spans.iter().map(|span| (span.span_context.span_id(), span)).collect();
     let requests: Vec<_> = spans.iter().filter(|span| span.name == "request").collect();
     let [direct, transactional] = &requests[..] else { panic!("{requests:?}") };
