@@ -184,7 +184,11 @@ fn metric_lines(snapshotter: Snapshotter) -> Vec<String> {
         let labels = labels.into_iter().collect::<Vec<_>>().join(", ");
         let kind = match value {
             DebugValue::Counter(_) => "counter",
-            DebugValue::Gauge(_) => "gauge",
+            DebugValue::Gauge(value) => {
+                // The relay has ended.
+                assert!(key.key().name() != "tidings.relay.lanes" || value == 0.0, "{value}");
+                "gauge"
+            }
             DebugValue::Histogram(_) => "histogram",
         };
         let unit = unit.map(|unit| unit.as_str()).unwrap_or_default();
