@@ -16,6 +16,7 @@ use crate::event::{EmitRequest, Event, EventId, RecordKey};
 use crate::manifest;
 use crate::naming::Naming;
 use crate::policy::{DeliveryPolicy, EffectivePolicy, OutboxMode, PoisonMode, PolicyOverride, PolicyOverrides};
+#[cfg(feature = "metrics")]
 use crate::telemetry::metrics;
 use crate::transport::Record;
 use crate::wire::encode::{Encoder, HeaderStyle};

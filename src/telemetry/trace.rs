@@ -164,7 +164,8 @@ pub(super) fn inject(_: &Span, _: &Definition, _: &mut crate::event::EmitRequest
 #[cfg(not(feature = "otel"))]
 fn link(_: &Span, _: &Record) {}
 
-#[cfg(all(test, feature = "otel"))]
+#[cfg(feature = "otel")]
+#[cfg(test)]
 mod tests {
     use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider};
     use opentelemetry_sdk::trace::SdkTracerProvider;
