@@ -144,6 +144,7 @@ impl Producer {
                 return Ok(());
             };
             tokio::select! {
+                biased;
                 result = relay?.run(shutdown) => result,
                 // Beside the relay, not in its loop: a question that is not waited for holds a connection all the same.
                 never = metrics::tell_of(outbox) => match never {},
