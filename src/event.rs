@@ -145,8 +145,6 @@ impl EmitRequest {
         self
     }
 
-    /// Does as [`extension`](Self::extension).
-    #[cfg(feature = "otel")]
     /// Changes the delivery policy for this request alone. An operator's `enabled=false` stands.
     pub fn policy(mut self, policy: PolicyOverride) -> Self {
         self.policy = policy;
