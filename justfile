@@ -12,12 +12,16 @@ default:
 ci: check fuzz test chaos instructions
 
 # everything but the tests
-check: fmt deny audit ops clippy doc
+check: fmt links deny audit ops clippy doc
     scripts/sabotage --check
 
 # formatting
 fmt:
     cargo fmt --all --check
+
+# what the pages link to within the repository
+links:
+    scripts/links
 
 # lints, with no feature, each alone and all
 clippy:
@@ -92,6 +96,10 @@ vectors:
 # the property tests of parsers and state machines, with so many cases each: minutes to hours
 properties cases="20000":
     PROPTEST_CASES={{ cases }} cargo test --all-features --lib
+
+# the example service and consumers on real ones, through an outage, watched by Prometheus; wants `services-start`
+shop:
+    set -a; eval "$(scripts/services env)"; eval "$(scripts/strangers)"; set +a; scripts/shop
 
 # builds the examples
 examples:

@@ -40,3 +40,15 @@ fn is_to_be_written() -> bool {
 fn path(file: &str) -> String {
     format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_tutorial_shows_the_example_as_it_is() {
+        for file in ["events.rs", "database.rs", "http.rs", "main.rs", "tests.rs"] {
+            let code = std::fs::read_to_string(super::path(&format!("examples/service/src/{file}"))).unwrap();
+            let lines = ["```rust,ignore"].into_iter().chain(code.lines()).chain(["```"]);
+            super::check_in("tutorial", file, lines.map(str::to_owned));
+        }
+    }
+}

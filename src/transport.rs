@@ -121,13 +121,15 @@ pub struct Vitals {
     pub fullness: f32,
     /// Whether there is a connection to the other side, as far as is known.
     pub is_connected: bool,
+    /// How long requests have taken lately until they were answered: 99 of 100, by the slowest broker; if it is known.
+    pub round_trip: Option<Duration>,
 }
 
 impl Vitals {
     /// A transport that is connected and holds nothing.
     #[must_use]
     pub fn new() -> Self {
-        Self { unacknowledged: 0, acknowledged: 0, fullness: 0.0, is_connected: true }
+        Self { unacknowledged: 0, acknowledged: 0, fullness: 0.0, is_connected: true, round_trip: None }
     }
 }
 

@@ -59,7 +59,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(1);
 
     fn vitals(unacknowledged: usize, acknowledged: u64) -> Vitals {
-        Vitals { unacknowledged, acknowledged, fullness: 0.0, is_connected: true }
+        Vitals { unacknowledged, acknowledged, ..Vitals::new() }
     }
 
     fn after(start: Instant, millis: u64) -> Instant {

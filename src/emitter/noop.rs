@@ -1,6 +1,6 @@
 //! The emitter for where streaming is off.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::watch;
 
 use super::{Emitter, Outcome, Receipt};
 use crate::BoxFuture;
@@ -29,22 +29,28 @@ use crate::tx::Tx;
 #[derive(Debug)]
 pub struct NoopEmitter {
     catalog: Catalog,
-    closed: AtomicBool,
+    closed: watch::Sender<bool>,
 }
 
 impl NoopEmitter {
     /// An emitter for the events of this catalog.
     #[must_use]
     pub fn new(catalog: Catalog) -> Self {
-        Self { catalog, closed: AtomicBool::new(false) }
+        Self { catalog, closed: watch::Sender::new(false) }
     }
 
     fn accept(&self, request: EmitRequest) -> Result<Receipt> {
-        if self.closed.load(Ordering::Acquire) {
+        if *self.closed.borrow() {
             return Err(closed());
         }
         let event = self.catalog.accept(request)?;
         Ok(Receipt::new(event.id, Outcome::Disabled))
+    }
+
+    /// Completes when it is closed.
+    pub(super) async fn until_closed(&self) {
+        // The sender is ours, so there is no error.
+        let _ = self.closed.subscribe().wait_for(|is_closed| *is_closed).await;
     }
 }
 
@@ -69,13 +75,12 @@ impl Emitter for NoopEmitter {
     fn committed(&self, _: Vec<Receipt>) {}
 
     fn health(&self) -> BoxFuture<'_, Health> {
-        let closed = self.closed.load(Ordering::Acquire);
-        let health = if closed { Health::closed() } else { Health::healthy() };
+        let health = if *self.closed.borrow() { Health::closed() } else { Health::healthy() };
         Box::pin(std::future::ready(health))
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
-        self.closed.store(true, Ordering::Release);
+        self.closed.send_replace(true);
         Box::pin(std::future::ready(Ok(())))
     }
 }

@@ -12,7 +12,8 @@ use crate::outbox::Outbox;
 use crate::producer::Producer;
 
 /// The emitter that the settings ask for, and its relay: a [`Producer`] and its [`relay`](Producer::relay), or, with
-/// `STREAMING_ENABLED=false`, a [`NoopEmitter`] and a future that just waits for `shutdown`. For tokens instead of passwords,
+/// `STREAMING_ENABLED=false`, a [`NoopEmitter`] and a future that just waits for `shutdown`
+/// or [`close`](Emitter::close). For tokens instead of passwords,
 /// see [`Config::with_token_provider`].
 ///
 /// # Errors
@@ -45,11 +46,16 @@ pub async fn emitter(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(Arc<dyn Emitter>, BoxFuture<'static, Result<()>>)> {
     if !config.is_enabled() {
-        let relay = async {
-            shutdown.await;
+        let emitter = Arc::new(NoopEmitter::new(catalog));
+        let closing = Arc::clone(&emitter);
+        let relay = async move {
+            tokio::select! {
+                () = shutdown => {}
+                () = closing.until_closed() => {}
+            }
             Ok(())
         };
-        return Ok((Arc::new(NoopEmitter::new(catalog)), Box::pin(relay)));
+        return Ok((emitter, Box::pin(relay)));
     }
     let producer = Producer::builder(config, catalog).with_outbox(outbox).build().await?;
     let relay = producer.relay(shutdown);

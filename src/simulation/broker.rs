@@ -544,7 +544,8 @@ impl Transport for Client {
         #[allow(clippy::cast_precision_loss, reason = "it is a share")]
         let fullness = state.held.len() as f32 / self.0.world.plan.capacity as f32;
         let is_connected = !self.0.world.has(|fault| fault == Fault::Cut);
-        Some(Vitals { unacknowledged: state.held.len(), acknowledged: state.acknowledged, fullness, is_connected })
+        let (unacknowledged, acknowledged) = (state.held.len(), state.acknowledged);
+        Some(Vitals { unacknowledged, acknowledged, fullness, is_connected, round_trip: None })
     }
 
     fn retire(&self) {

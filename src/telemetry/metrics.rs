@@ -29,6 +29,7 @@ const SPILLED_LANES: &str = "tidings.lanes.spilled";
 const IN_FLIGHT_BYTES: &str = "tidings.in_flight";
 const QUEUE_RECORDS: &str = "tidings.client.queue";
 const QUEUE_FULLNESS: &str = "tidings.client.queue.fullness";
+const ROUND_TRIP: &str = "tidings.client.round_trip";
 const OUTBOX_WAITING: &str = "tidings.outbox.waiting";
 const OUTBOX_OLDEST: &str = "tidings.outbox.oldest.age";
 const LANE_WAITING: &str = "tidings.lane.waiting";
@@ -60,7 +61,7 @@ const fn metric(name: &'static str, kind: Kind, unit: Unit, labels: &'static str
 }
 
 /// All that is told.
-pub(crate) const METRICS: [Metric; 16] = [
+pub(crate) const METRICS: [Metric; 17] = [
     metric(EMITS, Kind::Counter, Unit::Count, "event, outcome, reason", "emits that have ended"),
     metric(EMIT_DURATION, Kind::Histogram, Unit::Seconds, "event, outcome", "how long emits took"),
     metric(
@@ -101,6 +102,13 @@ pub(crate) const METRICS: [Metric; 16] = [
         "records that a client has, and that are not acknowledged",
     ),
     metric(QUEUE_FULLNESS, Kind::Gauge, Unit::Count, "client", "how full its queue is; full is 1"),
+    metric(
+        ROUND_TRIP,
+        Kind::Gauge,
+        Unit::Seconds,
+        "client",
+        "how long 99 of 100 requests of a client take until the slowest broker answers; once it is known",
+    ),
     metric(
         OUTBOX_WAITING,
         Kind::Gauge,
@@ -321,6 +329,9 @@ pub(crate) fn producer(breaker: BreakerState, spilled_lanes: usize, in_flight_by
 pub(crate) fn client(role: &'static str, vitals: &Vitals) {
     gauge!(QUEUE_RECORDS, "client" => role).set(count(vitals.unacknowledged));
     gauge!(QUEUE_FULLNESS, "client" => role).set(f64::from(vitals.fullness));
+    if let Some(round_trip) = vitals.round_trip {
+        gauge!(ROUND_TRIP, "client" => role).set(round_trip.as_secs_f64());
+    }
 }
 
 /// Says again and again how far behind the relays of an outbox are.

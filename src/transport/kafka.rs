@@ -12,6 +12,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
+use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::Notify;
 
@@ -58,6 +59,8 @@ struct Gauge {
     /// Whether the client has said that no broker is left, and nothing was heard of one since.
     cut: AtomicBool,
     retired: AtomicBool,
+    /// In microseconds; 0, if nothing was asked of a broker.
+    round_trip: AtomicU64,
     topics: Arc<Topics>,
 }
 
@@ -146,6 +149,14 @@ impl ClientContext for Context {
             }
             RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{line}"),
         }
+    }
+
+    /// What the client has seen of each broker, every so often.
+    fn stats(&self, statistics: Statistics) {
+        let windows = statistics.brokers.values().filter_map(|broker| broker.rtt.as_ref());
+        let slowest = windows.filter(|window| window.cnt > 0).map(|window| window.p99).max();
+        let slowest = slowest.and_then(|micros| u64::try_from(micros).ok()).unwrap_or(0);
+        self.gauge.round_trip.store(slowest, Ordering::Relaxed);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -305,7 +316,10 @@ impl Transport for KafkaTransport {
         #[allow(clippy::cast_precision_loss, reason = "it is a share")]
         let fullness = unacknowledged as f32 / self.capacity as f32;
         let acknowledged = self.gauge.acknowledged.load(Ordering::SeqCst);
-        Some(Vitals { unacknowledged, acknowledged, fullness, is_connected: !self.gauge.cut.load(Ordering::SeqCst) })
+        let is_connected = !self.gauge.cut.load(Ordering::SeqCst);
+        let micros = self.gauge.round_trip.load(Ordering::Relaxed);
+        let round_trip = (micros > 0).then_some(Duration::from_micros(micros));
+        Some(Vitals { unacknowledged, acknowledged, fullness, is_connected, round_trip })
     }
 
     fn retire(&self) {

@@ -61,6 +61,18 @@ async fn the_emitter_of_a_service_that_does_not_stream_is_a_noop_and_its_relay_w
 }
 
 #[tokio::test]
+async fn the_relay_of_a_service_that_does_not_stream_ends_when_its_emitter_is_closed() {
+    let config = Config::from_vars([("STREAMING_ENABLED", "false")]).unwrap();
+    let outbox = SqliteOutbox::open("/nowhere/shop.sqlite");
+    let (emitter, relay) = tidings::emitter(config, catalog(), outbox, std::future::pending()).await.unwrap();
+    let relay = tokio::spawn(relay);
+    tokio::task::yield_now().await;
+    assert!(!relay.is_finished());
+    emitter.close().await.unwrap();
+    relay.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn the_emitter_of_a_service_that_streams_needs_a_migrated_outbox() {
     let directory = tempfile::tempdir().unwrap();
     let outbox = SqliteOutbox::open(directory.path().join("shop.sqlite"));

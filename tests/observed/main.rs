@@ -87,6 +87,8 @@ async fn scenario() -> Vec<ReadBack> {
     ]);
     let config =
         Config::new("//shop", [cluster.bootstrap_servers()]).unwrap().with_naming(tidings::Naming::per_event("shop"));
+    // Otherwise it may be told of round trips only after the end.
+    let config = config.with_kafka_property("statistics.interval.ms", "200").unwrap();
     let producer = Producer::builder(config, catalog.unwrap()).with_outbox(outbox).build().await.unwrap();
 
     // Published within a request of the service's own.

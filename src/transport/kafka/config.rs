@@ -5,6 +5,7 @@ use rdkafka::ClientConfig;
 use crate::config::Config;
 use crate::config::security::{Sasl, Security, Tls};
 use crate::producer::client::Role;
+use crate::telemetry::metrics;
 
 /// The relay's client holds a window of the relay's, so its queue is never what it waits for.
 const RELAY_BUFFERED_RECORDS: u32 = 100_000;
@@ -12,6 +13,9 @@ const RELAY_BUFFERED_RECORDS: u32 = 100_000;
 /// How long a request may wait for its answer before the connection is given up. A connection that was cut without a word
 /// costs the relay this time.
 const SOCKET_TIMEOUT_MS: &str = "10000";
+
+/// How often the client says how long brokers take to answer, if anybody is to be told.
+const STATISTICS_INTERVAL_MS: &str = "5000";
 
 /// The properties of a client for this role
 /// (<https://github.com/confluentinc/librdkafka/blob/v2.12.1/CONFIGURATION.md>).
@@ -48,6 +52,9 @@ pub(crate) fn client_config(config: &Config, role: Role) -> ClientConfig {
         .set("request.timeout.ms", "5000")
         .set("socket.keepalive.enable", "true");
     secure(&mut client, &config.client.security);
+    if metrics::ARE_TOLD {
+        client.set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
+    }
     for (name, value) in config.client.properties.iter() {
         client.set(name, value);
     }
