@@ -59,7 +59,7 @@ struct Gauge {
     /// Whether the client has said that no broker is left, and nothing was heard of one since.
     cut: AtomicBool,
     retired: AtomicBool,
-    /// In microseconds; 0, if nothing was asked of a broker.
+    /// In microseconds; 0, while nothing is known.
     round_trip: AtomicU64,
     topics: Arc<Topics>,
 }
@@ -155,8 +155,10 @@ impl ClientContext for Context {
     fn stats(&self, statistics: Statistics) {
         let windows = statistics.brokers.values().filter_map(|broker| broker.rtt.as_ref());
         let slowest = windows.filter(|window| window.cnt > 0).map(|window| window.p99).max();
-        let slowest = slowest.and_then(|micros| u64::try_from(micros).ok()).unwrap_or(0);
-        self.gauge.round_trip.store(slowest, Ordering::Relaxed);
+        // What was seen last is kept while nothing is asked of a broker.
+        if let Some(micros) = slowest.and_then(|micros| u64::try_from(micros).ok()) {
+            self.gauge.round_trip.store(micros, Ordering::Relaxed);
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
