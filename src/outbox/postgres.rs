@@ -387,10 +387,10 @@ impl PostgresOutbox {
                  create table if not exists tidings.migration (
                    version int primary key, applied_at timestamptz not null default now())",
             );
-            sqlx::raw_sql(&ledger).execute(&mut *tx).await?;
+            tx.execute(sqlx::raw_sql(&ledger)).await?;
             let applied = self.applied(&mut *tx).await?;
             for step in migration::pending(&migration::POSTGRES, &applied) {
-                sqlx::raw_sql(&self.schema.sql(step.sql)).execute(&mut *tx).await?;
+                tx.execute(sqlx::raw_sql(&self.schema.sql(step.sql))).await?;
                 sqlx::query(&self.schema.sql("insert into tidings.migration (version) values ($1)"))
                     .bind(step.version)
                     .persistent(false)

@@ -7,7 +7,7 @@ use sqlx::TransactionManager as _;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous, SqliteTransactionManager,
 };
-use sqlx::{Row as _, SqliteConnection, SqliteExecutor, SqlitePool};
+use sqlx::{Executor as _, Row as _, SqliteConnection, SqliteExecutor, SqlitePool};
 use uuid::Uuid;
 
 use super::failure::{failed, failed_in_transaction};
@@ -189,16 +189,15 @@ impl SqliteOutbox {
     pub async fn migrate(&self) -> Result<()> {
         let migrating = || failed("migrating the outbox's tables");
         let mut tx = self.pool.begin_with("begin immediate").await.map_err(migrating())?;
-        sqlx::raw_sql(
+        // Not `raw_sql(…).execute(…)`, of which the compiler can't tell that it may be awaited in a spawned task.
+        let ledger = sqlx::raw_sql(
             "create table if not exists tidings_migration (
                version integer primary key, applied_at integer not null default (unixepoch())) strict",
-        )
-        .execute(&mut *tx)
-        .await
-        .map_err(migrating())?;
+        );
+        tx.execute(ledger).await.map_err(migrating())?;
         let applied = applied(&mut *tx).await.map_err(migrating())?;
         for step in migration::pending(&migration::SQLITE, &applied) {
-            sqlx::raw_sql(step.sql).execute(&mut *tx).await.map_err(migrating())?;
+            tx.execute(sqlx::raw_sql(step.sql)).await.map_err(migrating())?;
             sqlx::query("insert into tidings_migration (version) values (?)")
                 .bind(step.version)
                 .execute(&mut *tx)

@@ -97,6 +97,7 @@ impl Embedded {
     /// # Errors
     ///
     /// As [`ProducerBuilder::build`](crate::ProducerBuilder::build) and [`SqliteOutbox::migrate`].
+    #[expect(clippy::future_not_send, reason = "the broker is in one thread, and its test's task with it")]
     pub async fn producer(&self, config: Config, catalog: Catalog) -> Result<Producer> {
         let outbox = SqliteOutbox::open(&self.database);
         outbox.migrate().await?;
@@ -127,6 +128,7 @@ impl Embedded {
     /// # Errors
     ///
     /// [`ErrorKind::Timeout`] if there are fewer after 30 seconds; it says how many there are.
+    #[expect(clippy::future_not_send, reason = "the broker is in one thread, and its test's task with it")]
     pub async fn records(&self, topic: &str, count: usize) -> Result<Vec<Record>> {
         let (brokers, topic) = (self.brokers(), topic.to_owned());
         let read = tokio::task::spawn_blocking(move || read(&brokers, &topic, count)).await;

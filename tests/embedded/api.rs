@@ -15,6 +15,31 @@ use crate::support::checker::Numbered;
 use crate::support::events::{catalog, is_published};
 use crate::world::World;
 
+/// What a service does before it serves may be done in a spawned task.
+#[expect(dead_code, reason = "that it compiles is what it says")]
+fn assert_spawnable(config: Config, catalog: Catalog, producer: Producer, admin: tidings::admin::Admin) {
+    fn spawnable<T: Send + 'static>(_: T) {}
+    spawnable(async { SqliteOutbox::open("shop.sqlite").migrate().await });
+    spawnable(async { PostgresOutbox::connect("postgres://shop@localhost/shop")?.migrate().await });
+    spawnable(async {
+        let outbox = SqliteOutbox::open("shop.sqlite");
+        outbox.migrate().await?;
+        let (emitter, relay) = tidings::emitter(config, catalog, outbox, std::future::pending()).await?;
+        relay.await?;
+        emitter.close().await
+    });
+    spawnable(async move {
+        producer.wake().await?;
+        let _ = producer.close_within(std::time::Duration::ZERO).await;
+        producer.close().await
+    });
+    spawnable(async move {
+        admin.depth().await?;
+        let actor = tidings::admin::Actor::new("ana", "why")?;
+        admin.pause_lanes(None, &actor).await
+    });
+}
+
 #[expect(dead_code, reason = "that it compiles is what it says")]
 fn assert_api() {
     fn everywhere<T: Send + Sync + 'static>() {}

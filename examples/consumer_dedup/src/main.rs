@@ -18,7 +18,6 @@ mod tests;
 use spendings::Spendings;
 
 #[tokio::main]
-#[expect(clippy::disallowed_methods, reason = "a program reads its settings")]
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().init();
     let setting = |name, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
