@@ -189,7 +189,7 @@ impl SqliteOutbox {
     pub async fn migrate(&self) -> Result<()> {
         let migrating = || failed("migrating the outbox's tables");
         let mut tx = self.pool.begin_with("begin immediate").await.map_err(migrating())?;
-        // Not `raw_sql(…).execute(…)`, of which the compiler can't tell that it may be awaited in a spawned task.
+        // By the connection's own `execute`: of the statement's the compiler can't tell that it may be awaited in a spawned task.
         let ledger = sqlx::raw_sql(
             "create table if not exists tidings_migration (
                version integer primary key, applied_at integer not null default (unixepoch())) strict",

@@ -38,12 +38,12 @@ pub(crate) fn operations(emitter: Arc<dyn Emitter>, manifest: &Manifest, metrics
 #[derive(Deserialize)]
 struct Basket {
     customer: String,
-    prices_cents: Vec<i64>,
+    prices_cents: Vec<u32>,
 }
 
 impl Basket {
     fn total_cents(&self) -> i64 {
-        self.prices_cents.iter().sum()
+        self.prices_cents.iter().copied().map(i64::from).sum()
     }
 }
 
