@@ -37,6 +37,8 @@ fn every_statement_is_a_text_of_the_source() {
         // A statement, or the connection to send the one before to.
         let executed = execute.captures_iter(code).map(|c| c[1].to_owned());
         let executed = executed.filter(|argument| argument.starts_with('"') || argument.contains("sql"));
+        // One that is made in place is among those before.
+        let executed = executed.filter(|argument| !argument.starts_with("sqlx::raw_sql("));
         for argument in statements.chain(executed) {
             calls += 1;
             let is_declaration = argument.starts_with("sql: &str)");
