@@ -56,7 +56,7 @@ impl Shared {
         let resolved = self.catalog.resolve(request)?;
         emit.becomes(&resolved.id);
         self.admit(&resolved)?;
-        let room = self.room.enter(&resolved, self.direct_until(deadline));
+        let room = self.room.enter(&resolved, || self.direct_until(deadline));
         Ok((running, resolved, room))
     }
 

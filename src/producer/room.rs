@@ -27,11 +27,11 @@ impl Room {
         Self { bytes: Semaphore::new(permits), all: u32::try_from(permits).unwrap_or(u32::MAX) }
     }
 
-    /// Takes the room of an event, or begins to wait for it.
-    pub(super) fn enter(&self, resolved: &Resolved, until: Instant) -> Entry<'_> {
+    /// Takes the room of an event, or begins to wait for it, until then.
+    pub(super) fn enter(&self, resolved: &Resolved, until: impl FnOnce() -> Instant) -> Entry<'_> {
         let bytes = self.bytes_of(resolved);
         self.bytes.try_acquire_many(bytes).map_err(|_| -> BoxFuture<'_, _> {
-            let id = resolved.id.clone();
+            let (id, until) = (resolved.id.clone(), until());
             Box::pin(async move {
                 match timeout_at(until, self.bytes.acquire_many(bytes)).await {
                     // It is never closed.
