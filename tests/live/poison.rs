@@ -33,7 +33,9 @@ struct Scene {
 
 impl Scene {
     async fn with(world: World, behind: usize, settings: &[(&str, &str)]) -> Self {
-        let producer = world.producer_with(settings).await;
+        // The limit that the topic is given is one of batches, too: one of many small events would be refused as a whole.
+        let settings = [&[("STREAMING_BATCH_MAX_BYTES", "1024")], settings].concat();
+        let producer = world.producer_with(&settings).await;
         take_small_records_alone(&world).await;
         let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
         let (mut stuck, mut free) = (Sequence::of("tenant-1"), Sequence::of(neighbour_of("tenant-1", LANES)));
