@@ -120,8 +120,14 @@ impl ProducerBuilder {
             }
         };
         let clients = Arc::new(DirectClient::connect(transports)?);
-        let transport = clients.current().transport;
-        catalog.limit_records(&transport.max_record_bytes(&catalog.topics(), LIMITS_TIMEOUT).await);
+        let client = clients.current();
+        let limits = client.transport.max_record_bytes(&catalog.topics(), LIMITS_TIMEOUT).await;
+        catalog.limit_records(&limits);
+        let batch_max_bytes = usize::try_from(config.client.batch_max_bytes).unwrap_or(usize::MAX);
+        if limits.values().any(|max_bytes| *max_bytes < batch_max_bytes) {
+            // The next one knows what they take, and makes smaller batches.
+            clients.replace(client.generation);
+        }
         let fallback = match self.outbox {
             Some(outbox) => Some(Arc::new(Fallback::open(outbox).await?)),
             None => None,

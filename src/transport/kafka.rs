@@ -206,6 +206,8 @@ impl Submitted {
 impl KafkaTransport {
     /// A client with this configuration. It connects in the background; whether brokers answer shows later.
     pub(crate) fn new(config: &rdkafka::ClientConfig, tokens: Option<Tokens>, topics: Arc<Topics>) -> Result<Self> {
+        let mut config = config.clone();
+        config::limit_batches(&mut config, topics.max_batch_bytes());
         let gauge = Arc::new(Gauge { topics, ..Gauge::default() });
         let context = Context { gauge: Arc::clone(&gauge), tokens: tokens.clone() };
         let producer = config.create_with_context(context).map_err(|error| {
@@ -220,7 +222,7 @@ impl KafkaTransport {
         })?;
         let capacity =
             config.get("queue.buffering.max.messages").and_then(|max| max.parse().ok()).unwrap_or(usize::MAX);
-        Ok(Self { producer, gauge, tokens, config: config.clone(), capacity, sends: Sends::default() })
+        Ok(Self { producer, gauge, tokens, config, capacity, sends: Sends::default() })
     }
 }
 
@@ -335,7 +337,12 @@ impl Transport for KafkaTransport {
         timeout: Duration,
     ) -> BoxFuture<'a, HashMap<Arc<str>, usize>> {
         let context = Context { gauge: Arc::clone(&self.gauge), tokens: self.tokens.clone() };
-        Box::pin(limits::max_record_bytes(&self.config, context, topics, timeout))
+        Box::pin(async move {
+            let limits = limits::max_record_bytes(&self.config, context, topics, timeout).await;
+            // What a topic takes at most is said of batches; a record is one at least.
+            limits.values().for_each(|max_bytes| self.gauge.topics.limit_batches(*max_bytes));
+            limits
+        })
     }
 
     fn probe(&self, timeout: Duration) -> BoxFuture<'_, Result<()>> {

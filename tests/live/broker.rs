@@ -17,15 +17,19 @@ pub(crate) async fn take_small_records_alone(world: &World) {
     alter(&world.brokers, &world.topic, name, value).await;
 }
 
-/// A request whose record is larger than that, compressed or not.
-pub(crate) fn large(event: &Numbered) -> EmitRequest {
-    let mut state: u64 = 1;
+/// So many letters that hardly anything compresses, others for each seed.
+fn noise(seed: u64, letters: usize) -> String {
+    let mut state = seed;
     let mut letter = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         char::from(b'a' + u8::try_from((state >> 33) % 26).unwrap())
     };
-    let padding: String = (0..20_000).map(|_| letter()).collect();
-    let payload = serde_json::json!({ "key": event.key, "number": event.number, "padding": padding });
+    (0..letters).map(|_| letter()).collect()
+}
+
+/// A request whose record is larger than that, compressed or not.
+pub(crate) fn large(event: &Numbered) -> EmitRequest {
+    let payload = serde_json::json!({ "key": event.key, "number": event.number, "padding": noise(1, 20_000) });
     event.request().json(&payload).unwrap()
 }
 
@@ -41,6 +45,32 @@ async fn a_record_that_its_topic_does_not_take_is_refused_before_anything_is_sen
         assert!(error.to_string().contains("3000"), "{error}");
     }
     assert_eq!(logged(&world.pool()).await, 0);
+}
+
+/// A broker refuses a batch that is larger than its topic takes, though each of the records would be taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_are_no_larger_than_what_the_topic_takes_on_either_way() {
+    let world = world!(open_with_topic, &[SMALL_RECORDS]);
+    // Long enough for all of them to be in one batch.
+    let settings = [("STREAMING_BATCH_LINGER_MS", "200"), ("STREAMING_DIRECT_TIMEOUT_MS", "20000")];
+    let producer = world.producer_with(&settings).await;
+    let ledger = Ledger::default();
+    for (tenant, mode) in [("tenant-1", OutboxMode::Never), ("tenant-2", OutboxMode::Always)] {
+        let events = Sequence::of(tenant).take(60);
+        let policy = PolicyOverride::default().with_outbox(mode);
+        let requests = events
+            .iter()
+            .map(|event| event.request().extension("note", noise(event.number, 400)).policy(policy))
+            .collect();
+        for result in producer.emit_batch(requests).await {
+            result.unwrap();
+        }
+        ledger.accept_all(events);
+    }
+    let _relay = RunningRelay::of(&producer);
+    world.verdict(&ledger).await.assert_kept();
+    let parked: i64 = sqlx::query_scalar("select count(*) from tidings.parked").fetch_one(&world.pool()).await.unwrap();
+    assert_eq!(parked, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

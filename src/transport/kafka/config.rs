@@ -17,6 +17,15 @@ const SOCKET_TIMEOUT_MS: &str = "10000";
 /// How often the client says how long brokers take to answer, if anybody is to be told.
 const STATISTICS_INTERVAL_MS: &str = "5000";
 
+/// Lowers what a batch of a client may have to what its topics take: a broker refuses a larger one as a whole, though each of its
+/// records would be taken. A record that is larger than that by itself is still sent.
+pub(super) fn limit_batches(client: &mut ClientConfig, max_bytes: usize) {
+    let set = client.get("batch.size").and_then(|bytes| bytes.parse().ok()).unwrap_or(usize::MAX);
+    if max_bytes < set {
+        client.set("batch.size", max_bytes.to_string());
+    }
+}
+
 /// The properties of a client for this role
 /// (<https://github.com/confluentinc/librdkafka/blob/v2.12.1/CONFIGURATION.md>).
 pub(crate) fn client_config(config: &Config, role: Role) -> ClientConfig {

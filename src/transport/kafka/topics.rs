@@ -1,7 +1,7 @@
 //! What all clients of a producer know of the topics.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// What is known of topics, by each client of a producer or one before it.
@@ -14,11 +14,18 @@ pub(crate) struct Topics {
     partitions: Mutex<HashMap<Arc<str>, Option<i32>>>,
     /// The least of these: a record in a lower partition says nothing new, and takes no lock.
     least: AtomicI32,
+    /// The largest batch that all of them take, in bytes.
+    max_batch_bytes: AtomicUsize,
 }
 
 impl Default for Topics {
     fn default() -> Self {
-        Self { proven: OnceLock::new(), partitions: Mutex::default(), least: AtomicI32::new(i32::MAX) }
+        Self {
+            proven: OnceLock::new(),
+            partitions: Mutex::default(),
+            least: AtomicI32::new(i32::MAX),
+            max_batch_bytes: AtomicUsize::new(usize::MAX),
+        }
     }
 }
 
@@ -32,6 +39,15 @@ impl Topics {
         if let Some(before) = before.filter(|before| *before != now) {
             warn(topic, before, now);
         }
+    }
+
+    /// A topic takes no larger batches than this. Clients that are made from now on send none.
+    pub(super) fn limit_batches(&self, max_bytes: usize) {
+        self.max_batch_bytes.fetch_min(max_bytes, Ordering::SeqCst);
+    }
+
+    pub(super) fn max_batch_bytes(&self) -> usize {
+        self.max_batch_bytes.load(Ordering::SeqCst)
     }
 
     /// A record of a topic was taken by this partition.
