@@ -12,7 +12,7 @@ default:
 ci: check fuzz test chaos instructions
 
 # everything but the tests
-check: fmt links deny audit ops clippy doc
+check: fmt links deny audit ops clippy doc api
     scripts/sabotage --check
 
 # formatting
@@ -42,6 +42,10 @@ clippy:
 doc:
     RUSTDOCFLAGS='-D warnings' cargo doc --workspace --all-features --no-deps
     RUSTDOCFLAGS='-D warnings' cargo doc --workspace --all-features --no-deps --document-private-items
+
+# what is public, held against docs/public-api.txt
+api:
+    scripts/api
 
 # dependencies: licences, sources, bans, and known vulnerabilities if their database can be fetched
 deny:
