@@ -360,6 +360,21 @@ impl Admin {
     /// # Errors
     ///
     /// [`ErrorKind::Storage`] if the database fails.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tidings::admin::Admin;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> tidings::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let outbox = tidings::SqliteOutbox::open(folder.path().join("shop.sqlite"));
+    /// # outbox.migrate().await?;
+    /// for finding in Admin::of(&outbox).verify().await?.findings {
+    ///     println!("{:?} in {} places, such as {:?}", finding.fault, finding.count, finding.first.first());
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn verify(&self) -> Result<Verification> {
         self.store.verify().await
     }

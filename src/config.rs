@@ -294,6 +294,13 @@ impl Config {
         self
     }
 
+    /// Sets how long [`close`](crate::Emitter::close) waits for what is in flight. Defaults to 30 seconds.
+    #[must_use]
+    pub fn with_close_timeout(mut self, close_timeout: Duration) -> Self {
+        self.close_timeout = close_timeout;
+        self
+    }
+
     /// Sets how many bytes the events of all emits that are running may take in memory. An emit for which there is no room
     /// waits its turn, up to the direct timeout. Defaults to 64 MiB.
     #[must_use]
@@ -336,6 +343,14 @@ impl Config {
             HeaderStyle::Binding => DEAD_LETTER_PREFIX,
             HeaderStyle::Dash => LIB_STREAMING_PREFIX,
         })
+    }
+
+    /// With this source, if there is none, as nobody needs one while streaming is off.
+    pub(crate) fn named_or(mut self, source: &str) -> Result<Self> {
+        if self.source.is_none() {
+            self.source = Some(source.parse()?);
+        }
+        Ok(self)
     }
 
     pub(crate) fn source(&self) -> Result<&Source> {

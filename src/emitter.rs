@@ -22,6 +22,9 @@ pub(crate) mod switch;
 /// when that of the first had returned, if both are in one batch, or if their transactions serialise on the key (by a
 /// row lock, say). Concurrent emits of one key have no order to keep.
 ///
+/// To add something of your own, such as a quota, wrap an emitter, and hold the wrapper against the suite
+/// `testing::conformance`.
+///
 /// # Examples
 ///
 /// ```
@@ -272,6 +275,21 @@ forward!(Box);
 ///
 /// That of an event that was emitted in a transaction, and whose policy is [`OutboxMode::Journaled`](crate::OutboxMode::Journaled),
 /// has the event with it, for [`Emitter::committed`]. Two are equal if what they say is.
+///
+/// # Examples
+///
+/// ```
+/// use tidings::{Outcome, Receipt};
+///
+/// fn describe(receipt: &Receipt) -> String {
+///     let place = match &receipt.outcome {
+///         Outcome::Published { topic, partition, offset, .. } => format!("{topic}/{partition} at {offset}"),
+///         Outcome::Stored { reason, .. } => format!("the outbox: {}", reason.as_str()),
+///         _ => "nowhere".to_owned(),
+///     };
+///     format!("{} is in {place}", receipt.event_id)
+/// }
+/// ```
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Receipt {
@@ -283,7 +301,9 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    pub(crate) fn new(event_id: EventId, outcome: Outcome) -> Self {
+    /// The receipt of an emitter of your own: for an event that it keeps from the one that it wraps, [`Outcome::Disabled`].
+    #[must_use]
+    pub fn new(event_id: EventId, outcome: Outcome) -> Self {
         Self { event_id, outcome, row: None }
     }
 

@@ -42,6 +42,23 @@ struct Inner {
 }
 
 /// The kinds of [`Error`]. Their names, from [`as_str`](Self::as_str), are stable and fit for a metric label.
+///
+/// # Examples
+///
+/// What a service answers over HTTP:
+///
+/// ```
+/// use tidings::{Error, ErrorKind};
+///
+/// fn status(error: &Error) -> u16 {
+///     match error.kind() {
+///         ErrorKind::RateLimited => 429,
+///         kind if kind.is_caller_error() => 422,
+///         kind if kind.is_retryable() => 503,
+///         _ => 500,
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -293,8 +310,11 @@ impl Error {
         text
     }
 
-    /// Says that the event may have been published or stored all the same, if `ambiguous`.
-    pub(crate) fn or_ambiguous(mut self, ambiguous: bool) -> Self {
+    /// Says that the event may have been published or stored all the same, if `ambiguous`; what was said before stays.
+    ///
+    /// A transport says so of a record that it has sent and of which it has heard nothing more.
+    #[must_use]
+    pub fn or_ambiguous(mut self, ambiguous: bool) -> Self {
         self.0.ambiguous |= ambiguous;
         self
     }
@@ -306,7 +326,19 @@ impl Error {
         self
     }
 
-    pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+    /// An error of an emitter or a transport of your own, such as a wrapper that refuses some events. What becomes of an event
+    /// that a transport fails with it goes by the kind; the text must not have credentials.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tidings::{Error, ErrorKind};
+    ///
+    /// let error = Error::new(ErrorKind::BrokerUnavailable, "the satellite is below the horizon").or_ambiguous(true);
+    /// assert!(error.is_retryable() && error.is_ambiguous());
+    /// ```
+    #[must_use]
+    pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         let message = message.into();
         Self(Box::new(Inner {
             kind,
@@ -326,7 +358,9 @@ impl Error {
         Err(Self::new(kind, texts.join("\n")))
     }
 
-    pub(crate) fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+    /// Sets the cause, for [`source`](StdError::source). Defaults to none.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self
     }

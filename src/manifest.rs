@@ -124,15 +124,16 @@ pub struct Event {
 
 impl Manifest {
     /// What a producer of this configuration, with an outbox, would publish. For a service that holds an `Arc<dyn Emitter>`, or
-    /// whose streaming is off.
+    /// whose streaming is off. Such a one need not have a source: without, it is called `unnamed`.
     ///
     /// # Errors
     ///
     /// As [`ProducerBuilder::build`](crate::ProducerBuilder::build): [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig)
-    /// if there is no source, [`ErrorKind::InvalidDefinition`](crate::ErrorKind::InvalidDefinition) or
+    /// if topics can't be named by the source, [`ErrorKind::InvalidDefinition`](crate::ErrorKind::InvalidDefinition) or
     /// [`ErrorKind::InvalidPolicy`](crate::ErrorKind::InvalidPolicy) if a name or a policy can't be.
     pub fn of(config: &Config, catalog: &Catalog) -> Result<Self> {
-        let compiled = CompiledCatalog::compile(catalog.clone(), &Settings::of(config, &config.naming, true)?)?;
+        let config = config.clone().named_or("unnamed")?;
+        let compiled = CompiledCatalog::compile(catalog.clone(), &Settings::of(&config, &config.naming, true)?)?;
         let mut manifest = Self::new(&compiled);
         manifest.publisher.enabled = config.is_enabled();
         Ok(manifest)

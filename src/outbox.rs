@@ -38,6 +38,9 @@ mod statements;
 /// A *lane* holds the events of all keys with one hash; it is the unit of order and of ownership. Each lane counts its
 /// events from 1. Rows are only ever added. What has been relayed is the set of *settled* numbers of each lane; its
 /// holes are what is still to be read.
+///
+/// It may be implemented to wrap one, as a test does that counts or delays. What it yields can't be made elsewhere, so one for
+/// another database can't be written outside of this crate yet.
 pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
     /// How many lanes there are: the same for everyone who uses this outbox. Not older than what any append was refused for
     /// before this was called.
@@ -177,6 +180,86 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
     /// [`ErrorKind::Storage`] if the database fails.
     fn settle<'a>(&'a self, progress: &'a [Progress]) -> BoxFuture<'a, Result<Settled>>;
 }
+
+/// Forwards to what a pointer points to.
+macro_rules! forward {
+    ($pointer:ident) => {
+        #[deny(clippy::missing_trait_methods)]
+        impl<O: Outbox + ?Sized> Outbox for $pointer<O> {
+            fn lanes(&self) -> BoxFuture<'_, Result<Lanes>> {
+                (**self).lanes()
+            }
+
+            fn append<'a>(&'a self, lanes: Lanes, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
+                (**self).append(lanes, rows)
+            }
+
+            fn append_in<'a>(
+                &'a self,
+                lanes: Lanes,
+                tx: Tx<'a>,
+                rows: &'a [Row],
+            ) -> BoxFuture<'a, Result<Vec<Appended>>> {
+                (**self).append_in(lanes, tx, rows)
+            }
+
+            fn heads(&self) -> BoxFuture<'_, Result<Vec<Head>>> {
+                (**self).heads()
+            }
+
+            fn lease(&self, owner: Uuid, ttl: Duration) -> BoxFuture<'_, Result<Leases>> {
+                (**self).lease(owner, ttl)
+            }
+
+            fn release<'a>(&'a self, owner: Uuid, lanes: &'a [u16], leaves: bool) -> BoxFuture<'a, Result<()>> {
+                (**self).release(owner, lanes, leaves)
+            }
+
+            fn parked<'a>(&'a self, lanes: &'a [u16]) -> BoxFuture<'a, Result<Vec<(u16, Parked)>>> {
+                (**self).parked(lanes)
+            }
+
+            fn held<'a>(&'a self, lane: u16, key: &'a Bytes, limit: u32) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
+                (**self).held(lane, key, limit)
+            }
+
+            fn page<'a>(&'a self, holes: &'a [Hole], limits: Limits) -> BoxFuture<'a, Result<Page>> {
+                (**self).page(holes, limits)
+            }
+
+            fn writers(&self) -> BoxFuture<'_, Result<Option<Vec<String>>>> {
+                (**self).writers()
+            }
+
+            fn retain(&self) -> BoxFuture<'_, Result<()>> {
+                (**self).retain()
+            }
+
+            fn wake(&self) -> BoxFuture<'_, Result<()>> {
+                (**self).wake()
+            }
+
+            fn lag(&self) -> BoxFuture<'_, Result<Lag>> {
+                (**self).lag()
+            }
+
+            fn drawn(&self) -> BoxFuture<'_, Result<Vec<Head>>> {
+                (**self).drawn()
+            }
+
+            fn woken(&self) -> BoxFuture<'_, ()> {
+                (**self).woken()
+            }
+
+            fn settle<'a>(&'a self, progress: &'a [Progress]) -> BoxFuture<'a, Result<Settled>> {
+                (**self).settle(progress)
+            }
+        }
+    };
+}
+
+forward!(Arc);
+forward!(Box);
 
 /// How long events are kept after they are delivered, by default.
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -106,7 +106,6 @@ impl std::fmt::Debug for OnDelivery {
 
 /// The transport's queue was full. Here is the callback, not called.
 #[derive(Debug)]
-#[non_exhaustive]
 pub struct QueueFull(pub OnDelivery);
 
 /// How a transport is doing.
@@ -143,6 +142,57 @@ impl Default for Vitals {
 ///
 /// Records of one topic and key reach the topic in the order in which they were submitted, unless one fails: what was
 /// submitted behind it may still arrive.
+///
+/// # Examples
+///
+/// One that counts what it passes on:
+///
+/// ```
+/// # #[cfg(feature = "testing")]
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> tidings::Result<()> {
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use std::time::Duration;
+/// use tidings::testing::MemoryTransport;
+/// use tidings::transport::{OnDelivery, QueueFull, Record, Transport};
+/// use tidings::{BoxFuture, Catalog, Config, EmitRequest, Emitter, EventDefinition, Producer, Result};
+///
+/// #[derive(Debug, Default)]
+/// struct Counted {
+///     inner: MemoryTransport,
+///     submitted: AtomicUsize,
+/// }
+///
+/// impl Transport for Counted {
+///     fn submit(&self, record: &Record, on_delivery: OnDelivery) -> Result<(), QueueFull> {
+///         self.inner.submit(record, on_delivery).inspect(|()| {
+///             self.submitted.fetch_add(1, Ordering::Relaxed);
+///         })
+///     }
+///
+///     fn room(&self) -> BoxFuture<'_, ()> {
+///         self.inner.room()
+///     }
+///
+///     fn flush(&self, timeout: Duration) -> BoxFuture<'_, bool> {
+///         self.inner.flush(timeout)
+///     }
+///
+///     fn probe(&self, timeout: Duration) -> BoxFuture<'_, Result<()>> {
+///         self.inner.probe(timeout)
+///     }
+/// }
+///
+/// let transport = Arc::new(Counted::default());
+/// let catalog = Catalog::new([EventDefinition::new("order.created", "order", "created")])?;
+/// let builder = Producer::builder(Config::new("//shop", ["none:9092"])?, catalog);
+/// let producer = builder.with_transport(transport.clone()).build().await?;
+/// producer.emit(EmitRequest::new("order.created").tenant("t-abc").payload("{}")).await?;
+/// assert_eq!(transport.submitted.load(Ordering::Relaxed), 1);
+/// # Ok(()) }
+/// # #[cfg(not(feature = "testing"))]
+/// # fn main() {}
+/// ```
 pub trait Transport: std::fmt::Debug + Send + Sync + 'static {
     /// Queues `record`, without waiting, behind all that was submitted before.
     ///

@@ -135,6 +135,22 @@ pub struct ParkedKey {
 }
 
 /// Which rows of the log. All, unless it says otherwise.
+///
+/// # Examples
+///
+/// ```
+/// use tidings::admin::{Admin, RowFilter};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> tidings::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let outbox = tidings::SqliteOutbox::open(folder.path().join("shop.sqlite"));
+/// # outbox.migrate().await?;
+/// let of_today = RowFilter::default().with_key("t-abc").with_from(chrono::Utc::now() - chrono::TimeDelta::hours(24));
+/// for row in Admin::of(&outbox).rows(&of_today, 100, None).await? {
+///     println!("{} {} {:?}", row.created_at, row.event_id, row.state);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RowFilter {
     pub(super) from: Option<DateTime<Utc>>,

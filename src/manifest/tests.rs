@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{DeliveryPolicy, ErrorKind, EventDefinition, Naming, OutboxMode, PartitionKey};
+use crate::{DeliveryPolicy, EventDefinition, Naming, OutboxMode, PartitionKey};
 
 /// A catalog that has everything that a manifest can show.
 fn manifest() -> Manifest {
@@ -84,10 +84,12 @@ fn it_shows_what_a_service_declares_and_what_operators_made_of_it() {
 }
 
 #[test]
-fn without_a_source_there_is_none() {
+fn a_service_that_is_switched_off_has_one_though_it_has_no_name() {
     let catalog = Catalog::new([EventDefinition::new("order.created", "order", "created")]).unwrap();
-    let vars = [("STREAMING_ENABLED", "false"), ("STREAMING_CLOUDEVENTS_SOURCE", "//shop")];
-    let of = |count| Manifest::of(&Config::from_vars(vars[..count].iter().copied()).unwrap(), &catalog);
-    assert_eq!(of(1).unwrap_err().kind(), ErrorKind::InvalidConfig);
-    assert!(!of(2).unwrap().publisher.enabled);
+    let off = Config::from_vars([("STREAMING_ENABLED", "false")]).unwrap();
+    let manifest = Manifest::of(&off, &catalog).unwrap();
+    assert_eq!((manifest.publisher.source.as_str(), manifest.publisher.enabled), ("unnamed", false));
+
+    let named = Config::from_vars([("STREAMING_CLOUDEVENTS_SOURCE", "//shop")]).unwrap();
+    assert_eq!(Manifest::of(&named, &catalog).unwrap().publisher.source, "//shop");
 }

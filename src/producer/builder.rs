@@ -29,6 +29,30 @@ use crate::wire::dead_letter::DeadLetters;
 const LIMITS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Makes a [`Producer`]; from [`Producer::builder`].
+///
+/// # Examples
+///
+/// ```
+/// # #[cfg(all(feature = "kafka", feature = "sqlite"))]
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> tidings::Result<()> {
+/// use tidings::{Catalog, Config, EventDefinition, Naming, Producer, SqliteOutbox};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let file = folder.path().join("shop.sqlite");
+/// let outbox = SqliteOutbox::open(file);
+/// outbox.migrate().await?;
+/// let catalog = Catalog::new([EventDefinition::new("order.created", "order", "created")])?;
+/// let producer = Producer::builder(Config::new("//shop/orders", ["kafka:9092"])?, catalog)
+///     .with_outbox(outbox)
+///     .with_naming(Naming::per_event("shop"))
+///     .with_tenant_rate_limit("100/500".parse()?)
+///     .build()
+///     .await?;
+/// assert_eq!(producer.manifest().events[0].topic, "shop.order.created");
+/// # Ok(()) }
+/// # #[cfg(not(all(feature = "kafka", feature = "sqlite")))]
+/// # fn main() {}
+/// ```
 #[derive(Debug)]
 #[must_use = "a builder makes nothing until it is built"]
 pub struct ProducerBuilder {
@@ -95,7 +119,7 @@ impl ProducerBuilder {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidConfig`], [`ErrorKind::InvalidDefinition`] or [`ErrorKind::InvalidPolicy`] if something is set
-    /// wrongly; [`ErrorKind::Schema`] if the outbox was not migrated; [`ErrorKind::Storage`] if its database fails.
+    /// wrongly, or streaming is [switched off](Config::is_enabled); [`ErrorKind::Schema`] if the outbox was not migrated; [`ErrorKind::Storage`] if its database fails.
     pub async fn build(self) -> Result<Producer> {
         let (producer, watch) = self.build_unwatched().await?;
         watch.start();
@@ -106,6 +130,11 @@ impl ProducerBuilder {
     pub(crate) async fn build_unwatched(self) -> Result<(Producer, Watch)> {
         metrics::describe();
         let config = self.config;
+        if !config.is_enabled() {
+            let message = "streaming is off, since STREAMING_ENABLED is not `true`: `tidings::emitter` gives what takes the place \
+                           of a producer";
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
+        }
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidings::health::Health;
+use tidings::outbox::Outbox;
 use tidings::testing::conformance::{Arrived, Report, catalog, check};
 use tidings::testing::{MemoryTransport, MockEmitter};
 use tidings::{BoxFuture, Config, EmitRequest, Emitter, NoopEmitter, Producer, Receipt, Result, SqliteOutbox, Tx};
@@ -40,6 +41,8 @@ async fn a_producer_passes_whichever_way_its_events_go() {
         let directory = tempfile::tempdir().unwrap();
         let outbox = SqliteOutbox::open(directory.path().join("shop.sqlite"));
         outbox.migrate().await.unwrap();
+        // As a service has it that is told which database it has.
+        let outbox: Box<dyn Outbox> = Box::new(outbox);
         let policies = format!("conformance.checked.outbox={policy}").parse().unwrap();
         let config = Config::new("//shop", ["none:1"]).unwrap().with_policies(policies);
         let builder = Producer::builder(config, catalog()).with_outbox(outbox);

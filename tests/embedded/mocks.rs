@@ -9,7 +9,7 @@ use serde_json::json;
 use tidings::health::Health;
 use tidings::testing::{Answer, MockEmitter};
 use tidings::{
-    Config, EmitRequest, Emitter, EmitterExt, ErrorKind, NoopEmitter, Outcome, SqliteOutbox, StoredReason, Tx,
+    Config, EmitRequest, Emitter, EmitterExt, ErrorKind, NoopEmitter, Outcome, Producer, SqliteOutbox, StoredReason, Tx,
 };
 
 use crate::support::events::{EVENT, Sequence, catalog, is_published, stored_at, stored_reason};
@@ -58,6 +58,14 @@ async fn the_emitter_of_a_service_that_does_not_stream_is_a_noop_and_its_relay_w
     assert!(!relay.is_finished());
     drop(stop);
     relay.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_stream_gets_no_producer() {
+    let config = Config::from_vars([("STREAMING_ENABLED", "false"), ("STREAMING_BROKERS", "localhost:1")]).unwrap();
+    let error = Producer::builder(config, catalog()).build().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    assert!(error.to_string().contains("STREAMING_ENABLED"), "{error}");
 }
 
 #[tokio::test]
