@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("which files?".into());
     };
     let mut out = std::io::stdout().lock();
+    writeln!(out, "What is public in tidings. Written by `scripts/api --update`.")?;
     write_section(&mut out, "of other crates", foreign(sections.iter().flat_map(|(_, items)| items)))?;
     write_section(&mut out, "without a feature", bare)?;
     let mut listed: HashSet<&String> = bare.iter().collect();
