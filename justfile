@@ -84,6 +84,10 @@ chaos *args:
 sabotage *words:
     scripts/sabotage {{ words }}
 
+# changes each decision in the modules that only decide, and shows which no unit test notices: hours; wants cargo-mutants
+mutants *args:
+    cargo mutants {{ args }}
+
 # the instructions of an emit, by valgrind: no more than there were
 instructions:
     scripts/instructions
