@@ -300,8 +300,10 @@ impl World {
     /// Ends everything.
     pub(super) fn end(&self) -> (Vec<String>, Vec<String>, BTreeMap<Situation, u64>) {
         self.over.store(true, Ordering::SeqCst);
-        for process in self.processes().iter().flatten() {
+        // They keep the world, and it does not keep them: a million runs have no room for what is left of each.
+        for process in std::mem::take(&mut *self.processes()).into_iter().flatten() {
             process.end();
+            process.producer.lock().unwrap().take();
         }
         let story = self.story.as_ref().map(|story| std::mem::take(&mut *story.lock().unwrap()));
         let violations = std::mem::take(&mut *self.violations.lock().unwrap());

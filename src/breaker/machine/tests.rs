@@ -122,6 +122,21 @@ fn one_that_was_closed_for_long_believes_the_first_probe_again() {
     assert_eq!(machine.state(), BreakerState::HalfOpen);
 }
 
+#[test]
+fn an_operator_who_opens_it_begins_an_era_once_and_one_who_closes_it_none() {
+    let (now, mut machine) = (Instant::now(), machine());
+    machine.force(Some(ForcedBreaker::Closed));
+    fail(&mut machine, 5, now);
+    machine.force(None);
+    assert_eq!((machine.state(), machine.era()), (BreakerState::Closed, 0));
+    for _ in 0..2 {
+        machine.force(Some(ForcedBreaker::Open));
+        assert_eq!((machine.state(), machine.era()), (BreakerState::ForcedOpen, 1));
+    }
+    machine.force(None);
+    assert_eq!((machine.state(), machine.era()), (BreakerState::Closed, 1));
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Succeed(u32),
