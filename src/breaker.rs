@@ -281,6 +281,7 @@ mod tests {
         assert_eq!(permits.len(), 3);
         permits.pop();
         let last = breaker.permit().unwrap();
+        assert!(breaker.permit().is_none());
         last.succeeded();
         assert_eq!(breaker.state(), BreakerState::Closed);
     }

@@ -24,6 +24,7 @@ mod world;
 
 use callers::Caller;
 use plan::{Plan, QUIET_AT};
+use process::Process;
 use situation::Situation;
 use world::World;
 
@@ -93,29 +94,42 @@ fn judge(world: &World) -> ledger::Verdict {
 /// A process and a key whose events are still stored though nothing is wrong.
 async fn find_stored(world: &Arc<World>) -> Option<(usize, usize)> {
     for place in 0..world.plan.relays.len() {
-        let (process, producer) = loop {
-            let process = world.processes()[place].clone();
-            let process = process.filter(|process| !process.stopping.load(Ordering::SeqCst));
-            let producer = process.as_ref().and_then(|process| process.producer.lock().unwrap().clone());
-            if let Some(alive) = process.zip(producer) {
-                break alive;
-            }
-            sleep(Duration::from_millis(100)).await;
-        };
-        let built = world.step();
-        let mut caller = Caller::new(world, &process, producer, built);
-        for key in 0..world.plan.keys {
-            let mut tries = 0;
-            while !caller.goes_direct(key).await {
-                tries += 1;
-                if tries == 60 {
-                    return Some((place, key));
-                }
-                sleep(Duration::from_millis(500)).await;
+        // One that is asked to stop now, since it has slept until now, makes room for another.
+        while let Err(stored) = all_go_direct(world, place).await {
+            if let Some(key) = stored {
+                return Some((place, key));
             }
         }
     }
     None
+}
+
+/// Whether every key goes direct from the process in this place: the first that does not, or none if the process stops meanwhile.
+async fn all_go_direct(world: &Arc<World>, place: usize) -> Result<(), Option<usize>> {
+    let is_stopping = |process: &Process| process.stopping.load(Ordering::SeqCst);
+    let (process, producer) = loop {
+        let process = world.processes()[place].clone().filter(|process| !is_stopping(process));
+        let producer = process.as_ref().and_then(|process| process.producer.lock().unwrap().clone());
+        if let Some(alive) = process.zip(producer) {
+            break alive;
+        }
+        sleep(Duration::from_millis(100)).await;
+    };
+    let mut caller = Caller::new(world, &process, producer, world.step());
+    for key in 0..world.plan.keys {
+        let mut tries = 0;
+        while !caller.goes_direct(key).await {
+            tries += 1;
+            if is_stopping(&process) {
+                return Err(None);
+            }
+            if tries == 60 {
+                return Err(Some(key));
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the condition is met in this time.

@@ -1,6 +1,7 @@
 //! Several events at once.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -154,9 +155,7 @@ impl<'a> Batch<'a> {
 
     async fn run(mut self) -> Vec<Result<Receipt>> {
         while self.requests.len() > 0 || self.under_way > 0 {
-            if let Some(fallback) = &self.shared.fallback {
-                fallback.look_up().await;
-            }
+            self.look_up().await;
             self.now = Instant::now();
             self.client = self.shared.clients.current();
             self.has_filled_up = false;
@@ -171,6 +170,19 @@ impl<'a> Batch<'a> {
         }
         // Each request was refused, or was under way and is no more.
         self.results.into_iter().map(|result| result.expect("every request has a result")).collect()
+    }
+
+    /// Looks up the lanes, while the detours go on: one of them may have the turn that this waits for.
+    async fn look_up(&mut self) {
+        let Some(fallback) = &self.shared.fallback else { return };
+        let mut look_up = pin!(fallback.look_up());
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut look_up => return,
+                Some(detour) = self.detours.next() => self.returned(detour),
+            }
+        }
     }
 
     /// Whether another event may be taken up.
@@ -468,3 +480,6 @@ fn behind_a_failure(kind: ErrorKind, resolved: Resolved) -> Error {
     let message = "an earlier event of the same key in the batch failed, and this one must not overtake it";
     Error::new(kind, message).with_event_id(resolved.id)
 }
+
+#[cfg(test)]
+mod tests;

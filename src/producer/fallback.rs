@@ -78,9 +78,9 @@ impl Fallback {
     /// Counts the lanes anew, after an append was refused for these.
     ///
     /// One at a time: were an older answer to come behind a newer one, a direct event could be looked up in another lane than
-    /// the one that an event before it was stored in.
+    /// the one that an event before it was stored in. Nobody waits long for a turn: who has it may not be polled, and not dropped either.
     pub(crate) async fn recount(&self, refused: Lanes) -> Result<Lanes> {
-        let _turn = self.counting.lock().await;
+        let _turn = within(LOOK_UP_TIMEOUT, async { Ok(self.counting.lock().await) }).await?;
         let known = self.lanes();
         if known != refused {
             return Ok(known);

@@ -106,7 +106,7 @@ fn tell(seed: u64) {
 #[tokio::test(start_paused = true)]
 async fn a_producer_that_only_sends_directly_hears_that_the_number_of_lanes_was_changed() {
     let world = World::new(Plan { lanes: 1, is_sqlite: false, faults: Vec::new(), ..Plan::new(0) }, false);
-    let session = session::Session::new(&world, &process::Process::new(&world, 0, 1));
+    let session = session::Session::new(&world, &Process::new(&world, 0, 1));
     let fallback = Fallback::open(Arc::new(session)).await.unwrap();
     let key = Bytes::from((0..).map(|key| format!("k{key}")).find(|key| lane::of_key(key.as_bytes(), 2) == 1).unwrap());
     {
