@@ -103,6 +103,26 @@ fn half_open_a_failure_opens_it_again_and_probes_are_believed_ever_later() {
 }
 
 #[test]
+fn half_open_a_probe_that_fails_opens_it_again() {
+    let now = Instant::now();
+    let mut machine = opened(now);
+    machine.probed(true, now);
+    machine.probed(false, now);
+    assert_eq!(machine.state(), BreakerState::Open);
+}
+
+#[test]
+fn a_trial_that_is_given_back_makes_room_for_one() {
+    let now = Instant::now();
+    let mut machine = opened(now);
+    machine.probed(true, now);
+    let trials: Vec<_> = std::iter::from_fn(|| machine.try_out(now)).take(MAX_TRIALS).collect();
+    machine.release(trials[0]);
+    assert!(machine.try_out(now).is_some());
+    assert_eq!(machine.try_out(now), None);
+}
+
+#[test]
 fn one_that_was_closed_for_long_believes_the_first_probe_again() {
     let start = Instant::now();
     let mut machine = opened(start);
@@ -125,9 +145,11 @@ fn one_that_was_closed_for_long_believes_the_first_probe_again() {
 #[test]
 fn an_operator_who_opens_it_begins_an_era_once_and_one_who_closes_it_none() {
     let (now, mut machine) = (Instant::now(), machine());
+    fail(&mut machine, 4, now);
     machine.force(Some(ForcedBreaker::Closed));
     fail(&mut machine, 5, now);
     machine.force(None);
+    fail(&mut machine, 4, now);
     assert_eq!((machine.state(), machine.era()), (BreakerState::Closed, 0));
     for _ in 0..2 {
         machine.force(Some(ForcedBreaker::Open));
@@ -181,6 +203,7 @@ proptest! {
             let after = machine.state();
             // It does not close without having been half open, and every opening begins an era.
             prop_assert!(!(before == BreakerState::Open && after == BreakerState::Closed));
+            prop_assert!(machine.window.0.len() <= 11, "it counts by slices of three seconds, for thirty");
             prop_assert_eq!(after == BreakerState::Open && before != BreakerState::Open, machine.era() != era);
         }
         // Once the broker is well, a while of probes closes it.
