@@ -94,7 +94,7 @@ fn judge(world: &World) -> ledger::Verdict {
 /// A process and a key whose events are still stored though nothing is wrong.
 async fn find_stored(world: &Arc<World>) -> Option<(usize, usize)> {
     for place in 0..world.plan.relays.len() {
-        // One that is asked to stop now, since it has slept until now, makes room for another.
+        // One that stops or crashes now, though it was asked to before, makes room for another.
         while let Err(stored) = all_go_direct(world, place).await {
             if let Some(key) = stored {
                 return Some((place, key));
@@ -104,11 +104,11 @@ async fn find_stored(world: &Arc<World>) -> Option<(usize, usize)> {
     None
 }
 
-/// Whether every key goes direct from the process in this place: the first that does not, or none if the process stops meanwhile.
+/// Whether every key goes direct from the process in this place: the first that does not, or none if the process ends meanwhile.
 async fn all_go_direct(world: &Arc<World>, place: usize) -> Result<(), Option<usize>> {
-    let is_stopping = |process: &Process| process.stopping.load(Ordering::SeqCst);
+    let is_ending = |process: &Process| process.is_dead() || process.stopping.load(Ordering::SeqCst);
     let (process, producer) = loop {
-        let process = world.processes()[place].clone().filter(|process| !is_stopping(process));
+        let process = world.processes()[place].clone().filter(|process| !is_ending(process));
         let producer = process.as_ref().and_then(|process| process.producer.lock().unwrap().clone());
         if let Some(alive) = process.zip(producer) {
             break alive;
@@ -120,7 +120,7 @@ async fn all_go_direct(world: &Arc<World>, place: usize) -> Result<(), Option<us
         let mut tries = 0;
         while !caller.goes_direct(key).await {
             tries += 1;
-            if is_stopping(&process) {
+            if is_ending(&process) {
                 return Err(None);
             }
             if tries == 60 {

@@ -268,12 +268,16 @@ impl Fallback {
 
     /// Looks up the lanes, unless that was done a moment ago: another process may have stored something, or a relay elsewhere
     /// have delivered it. One caller does so for all; the others go by what is known.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it completes, the lanes were not looked up, and the next caller does so.
     pub(crate) async fn look_up(&self) {
         let Ok(mut looked_up) = self.looked_up.try_lock() else { return };
         if looked_up.elapsed() < LOOK_UP_EVERY {
             return;
         }
-        *looked_up = Instant::now();
+        let began = Instant::now();
         let known = self.spills.all_known();
         let heads = within(LOOK_UP_TIMEOUT, self.outbox.heads()).await;
         let counted = match &heads {
@@ -284,7 +288,10 @@ impl Fallback {
             _ => Ok(()),
         };
         match counted.and(heads) {
-            Ok(heads) => self.spills.refresh(&known, &heads),
+            Ok(heads) => {
+                self.spills.refresh(&known, &heads);
+                *looked_up = began;
+            }
             Err(error) => {
                 tracing::debug!(%error, "the lanes could not be looked up; what was known of them stands");
                 *looked_up = Instant::now() + LOOK_AGAIN_AFTER;

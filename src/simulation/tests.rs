@@ -109,15 +109,30 @@ async fn a_producer_that_only_sends_directly_hears_that_the_number_of_lanes_was_
     let session = session::Session::new(&world, &Process::new(&world, 0, 1));
     let fallback = Fallback::open(Arc::new(session)).await.unwrap();
     let key = Bytes::from((0..).map(|key| format!("k{key}")).find(|key| lane::of_key(key.as_bytes(), 2) == 1).unwrap());
-    {
-        let mut database = world.database();
-        assert!(database.try_change(2));
-        let record = Record { topic: "t".into(), key: key.clone(), headers: Headers::default(), payload: None };
-        let row = Row { lane: 1, event_id: EventId::new(), definition_key: "d".into(), record };
-        let transaction = database.begin(None);
-        database.insert(transaction, &[row], |_| 0);
-        assert!(database.commit(transaction));
-    }
+    assert!(world.database().try_change(2));
+    store_elsewhere(&world, 1, &key);
     sleep(Duration::from_millis(100)).await;
     assert!(fallback.is_spilled(&key, 1, None).await, "an event of the key waits in a lane that was not there before");
+}
+
+/// Another process stores an event of the key.
+fn store_elsewhere(world: &World, lane: u16, key: &Bytes) {
+    let record = Record { topic: "t".into(), key: key.clone(), headers: Headers::default(), payload: None };
+    let row = Row { lane, event_id: EventId::new(), definition_key: "d".into(), record };
+    let mut database = world.database();
+    let transaction = database.begin(None);
+    database.insert(transaction, &[row], |_| 0);
+    assert!(database.commit(transaction));
+}
+
+#[tokio::test(start_paused = true)]
+async fn lanes_whose_look_up_was_dropped_are_looked_up_by_the_next_emit() {
+    let world = World::new(Plan { lanes: 1, is_sqlite: false, faults: Vec::new(), ..Plan::new(0) }, false);
+    let session = session::Session::new(&world, &Process::new(&world, 0, 1));
+    let fallback = Fallback::open(Arc::new(session)).await.unwrap();
+    let key = Bytes::from("k0");
+    store_elsewhere(&world, 0, &key);
+    sleep(Duration::from_millis(100)).await;
+    assert!(tokio::time::timeout(Duration::ZERO, fallback.look_up()).await.is_err(), "it is dropped before it ends");
+    assert!(fallback.is_spilled(&key, 1, None).await);
 }
