@@ -130,6 +130,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_behind_is_measured_against_the_time_before_it_grew() {
+        for behind in [[100, 110, 105, 103], [100, 100, 105, 103]] {
+            let mut detours = Detours::default();
+            for (behind, limit) in behind.into_iter().zip([250, 250, 500, 1_000]) {
+                let wait = (0..9).filter_map(|_| detours.add(100)).last().unwrap();
+                assert_eq!(wait.limit, Duration::from_millis(limit));
+                detours.waited_in_vain(wait, behind, true);
+            }
+            assert_eq!(until_one_waits(&mut detours).0, 16, "the last is less than the one before");
+        }
+    }
+
+    #[test]
     fn those_that_waited_together_count_once() {
         let mut detours = Detours::default();
         for patience in [8, 16, 32] {

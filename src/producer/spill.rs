@@ -329,6 +329,56 @@ mod tests {
     }
 
     #[test]
+    fn the_spilled_lanes_and_those_of_the_own_relay_are_told_apart() {
+        let spills = Spills::new();
+        assert_eq!(spills.spilled_count(), 0);
+        spills.spill(0, 1);
+        spills.spill(5, 1);
+        assert_eq!(spills.spilled_count(), 2);
+        spills.relay_here(|lane| lane == 5);
+        assert!(spills.is_relayed_here(5) && !spills.is_relayed_here(0));
+    }
+
+    #[test]
+    fn what_is_heard_counts_in_the_life_of_the_database_that_it_is_of() {
+        let spills = Spills::new();
+        spills.start_from(&[head(9, 10)]);
+        spills.hear(0, 12, 2);
+        assert_eq!(spills.last(0), 9);
+        spills.hear(0, 12, 1);
+        assert_eq!(spills.last(0), 12);
+    }
+
+    #[test]
+    fn an_answer_of_the_same_life_takes_nothing_back_and_one_of_another_does() {
+        let spills = Spills::new();
+        spills.start_from(&[head(9, 10)]);
+        spills.refresh(&spills.all_known(), &[head(6, 7)]);
+        assert_eq!((spills.last(0), spills.known(0).floor), (9, 10));
+        spills.refresh(&spills.all_known(), &[Head { life: 2, ..head(6, 7) }]);
+        assert_eq!((spills.last(0), spills.known(0).floor, spills.known(0).life), (6, 7, 2));
+    }
+
+    #[tokio::test]
+    async fn the_relay_is_told_of_what_it_is_to_look_for() {
+        let spills = Spills::new();
+        let told = async |completes: bool, wait: &mut (dyn Future<Output = ()> + Unpin)| {
+            let moment = std::time::Duration::from_millis(if completes { 10_000 } else { 1 });
+            assert_eq!(tokio::time::timeout(moment, wait).await.is_ok(), completes);
+        };
+        told(false, &mut std::pin::pin!(spills.wait_for_spill())).await;
+        spills.expect(3, 7);
+        spills.expect(3, 5);
+        assert_eq!(spills.expected(3), 7);
+        told(true, &mut std::pin::pin!(spills.wait_for_spill())).await;
+        spills.wake();
+        told(true, &mut std::pin::pin!(spills.wait_for_spill())).await;
+        told(false, &mut std::pin::pin!(spills.wait_for_announcement())).await;
+        spills.announce();
+        told(true, &mut std::pin::pin!(spills.wait_for_announcement())).await;
+    }
+
+    #[test]
     fn what_an_earlier_process_left_in_the_outbox_is_spilled() {
         let spills = Spills::new();
         spills.start_from(&[head(9, 4), head(9, 10)]);

@@ -70,3 +70,78 @@ impl Changes {
         self.obeyed.extend(progress.obeyed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chrono::DateTime;
+    use rangemap::RangeSet;
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn nothing() -> Progress {
+        Progress {
+            lane: 0,
+            epoch: 1,
+            settled: RangeSet::new(),
+            held: Vec::new(),
+            unheld: Vec::new(),
+            parked: Vec::new(),
+            freed: Vec::new(),
+            obeyed: Vec::new(),
+        }
+    }
+
+    fn parked(key: &'static str, attempts: u32) -> Parked {
+        Parked {
+            key: key.into(),
+            head: 1,
+            error_kind: ErrorKind::RecordRejected,
+            error: "told to refuse".into(),
+            attempts,
+            first_failure_at: DateTime::UNIX_EPOCH,
+            retry_in: Duration::from_secs(1),
+            command: None,
+        }
+    }
+
+    #[test]
+    fn each_kind_of_change_is_one() {
+        let changes: [fn(&mut Changes); 5] = [
+            |changes| changes.hold("a".into(), 1),
+            |changes| changes.unhold("a".into(), 1),
+            |changes| changes.park(parked("a", 1)),
+            |changes| changes.free("a".into()),
+            |changes| changes.obey("a".into()),
+        ];
+        for change in changes {
+            let mut all = Changes::default();
+            assert!(all.is_empty());
+            change(&mut all);
+            assert!(!all.is_empty());
+            all.take(nothing());
+            assert!(all.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_taken_back_unless_something_newer_was_said() {
+        let mut changes = Changes::default();
+        changes.hold("a".into(), 1);
+        changes.hold("a".into(), 2);
+        changes.park(parked("a", 1));
+        changes.free("b".into());
+        changes.obey("c".into());
+        let unwritten = changes.take(nothing());
+        changes.unhold("a".into(), 1);
+        changes.park(parked("a", 2));
+        changes.put_back(unwritten);
+
+        let Progress { held, unheld, parked, freed, obeyed, .. } = changes.take(nothing());
+        assert_eq!((held, unheld), (vec![("a".into(), 2)], vec![("a".into(), 1)]));
+        assert_eq!(parked.iter().map(|parked| parked.attempts).collect::<Vec<_>>(), [2]);
+        assert_eq!((freed, obeyed), (vec![Bytes::from("b")], vec![Bytes::from("c")]));
+    }
+}

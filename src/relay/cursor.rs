@@ -315,6 +315,23 @@ mod tests {
     }
 
     #[test]
+    fn a_cursor_knows_what_was_read_and_what_it_has_to_ask_for() {
+        let mut cursor = Cursor::new(RangeSet::new());
+        assert!(!cursor.knows(1) && !cursor.wants_mark() && cursor.gap_count() == 0);
+        read(&mut cursor, &BTreeSet::from([1, 3, 6]), 10, 0, 0);
+        assert_eq!((1..9).filter(|number| cursor.knows(*number)).collect::<Vec<_>>(), [1, 3, 6]);
+        assert_eq!(cursor.gap_count(), 2);
+        assert!(cursor.wants_mark());
+        cursor.mark(5);
+        assert!(!cursor.wants_mark());
+        assert!(!cursor.has_unsaved());
+        cursor.settle(1..2);
+        assert!(cursor.has_unsaved());
+        cursor.take_unsaved();
+        assert!(!cursor.has_unsaved());
+    }
+
+    #[test]
     fn a_new_owner_reads_what_its_predecessor_had_not_settled() {
         let cursor = Cursor::new(RangeSet::from_iter([1..4, 6..8]));
         assert_eq!(cursor.holes(0).collect::<Vec<_>>(), [hole(4, 6), hole(8, i64::MAX)]);

@@ -214,6 +214,25 @@ mod tests {
         assert_eq!(chain.take_out(|_| true), [2, 3]);
     }
 
+    #[test]
+    fn a_chain_of_which_nothing_is_taken_out_goes_on() {
+        let mut chain = chain(1);
+        assert!(chain.take_out(|_| false).is_empty());
+        assert_eq!(chain.next(), Some(0));
+    }
+
+    #[test]
+    fn a_chain_has_more_as_long_as_something_waits_or_did_not_land() {
+        let mut chain = chain(2);
+        assert!(chain.has_more());
+        submit(&mut chain, 2);
+        assert!(!chain.has_more() && chain.generation() == 1);
+        chain.reported(0, true);
+        assert!(!chain.has_more());
+        chain.reported(1, false);
+        assert!(chain.has_more());
+    }
+
     /// What happens to a chain.
     #[derive(Debug, Clone)]
     enum Step {
