@@ -440,7 +440,7 @@ impl Relay {
             Ok(_) => {
                 let freed = lane.delivered(number, Instant::now());
                 self.queue.extend(freed.into_iter().map(|number| Ticket { lane: index, tenure, number }));
-                self.fallback.spills.settle_below(index, lane.floor());
+                self.fallback.spills.settle_below(index, lane.floor(), self.life);
                 self.fallback.advance.made();
             }
             Err(error) => {
@@ -614,7 +614,7 @@ impl Relay {
             }
         }
         lane.is_behind &= self.fallback.spills.last(index) >= lane.cursor.first_unknown();
-        self.fallback.spills.settle_below(index, lane.floor());
+        self.fallback.spills.settle_below(index, lane.floor(), self.life);
         if lane.has_early() {
             self.poll.hint_within(Instant::now(), NEXT_WITHIN);
         }
@@ -686,7 +686,7 @@ impl Relay {
                     self.poll.hint_within(now, HANDED_WITHIN);
                 }
             }
-            self.fallback.spills.settle_below(hole.lane, lane.floor());
+            self.fallback.spills.settle_below(hole.lane, lane.floor(), self.life);
             for row in found.into_iter().filter(|row| row.sequence >= new) {
                 let number = row.sequence;
                 if lane.add(row) {

@@ -194,14 +194,15 @@ impl Fallback {
     }
 
     /// Says that an event of the lane is in the outbox, or will be. `known` is what was known of the lane before it was appended:
-    /// a number below that floor was given out before. That is right if the whole database is an older one. A relay looks for
+    /// a number below that floor was given out before. That is right if the whole database is an older one; then what is known of the
+    /// lane is of another life, also if the number is above the floor: what a relay has settled since may be above both. A relay looks for
     /// it at once, or a little later if it is handed over after the commit.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Schema`] if the sequence alone was set back: the relay takes the event for delivered.
     pub(crate) async fn spill(&self, lane: u16, appended: Appended, known: Known, is_journaled: bool) -> Result<()> {
-        let Appended { sequence: number, is_new, .. } = appended;
+        let Appended { sequence: number, is_new, life } = appended;
         self.spills.spill(lane, number);
         if is_journaled {
             self.spills.announce();
@@ -209,18 +210,20 @@ impl Fallback {
             self.spills.expect(lane, number);
         }
         // One that was there already may have been delivered long ago.
-        if number >= known.floor || !is_new {
+        if life == known.life && (number >= known.floor || !is_new) {
             return Ok(());
         }
         let now = self.spills.known(lane);
         let heads = within(LOOK_UP_TIMEOUT, self.outbox.heads()).await?;
         match heads.get(usize::from(lane)) {
             Some(head) if head.life != known.life && head.is_sound() => {
-                tracing::warn!(
-                    lane,
-                    number,
-                    "the outbox's database is an older one than it was: numbers are given out again"
-                );
+                if number < known.floor {
+                    tracing::warn!(
+                        lane,
+                        number,
+                        "the outbox's database is an older one than it was: numbers are given out again"
+                    );
+                }
                 self.spills.go_back(lane, now, head);
                 Ok(())
             }

@@ -151,9 +151,15 @@ impl Spills {
         self.announced.notify_one();
     }
 
-    /// Says that all numbers of the lane below `floor` are settled.
-    pub(crate) fn settle_below(&self, lane: u16, floor: i64) {
+    /// Says that all numbers of the lane below `floor` are settled in this life of the database. Of another than the one that is known
+    /// it says nothing: a relay may not have heard yet that numbers are given out again.
+    pub(crate) fn settle_below(&self, lane: u16, floor: i64, life: i64) {
         let lane = &self.lanes[usize::from(lane)];
+        // Held, so that the lane does not go back in between.
+        let _draws = lane.draws.lock().unwrap_or_else(PoisonError::into_inner);
+        if lane.life.load(Ordering::SeqCst) != life {
+            return;
+        }
         if lane.floor.fetch_max(floor, Ordering::SeqCst) < floor {
             if lane.last.load(Ordering::SeqCst) < floor {
                 *lane.detours() = Detours::default();
@@ -196,7 +202,7 @@ impl Spills {
             let state = &self.lanes[usize::from(lane)];
             if state.life.load(Ordering::SeqCst) == head.life {
                 state.last.fetch_max(head.last, Ordering::SeqCst);
-                self.settle_below(lane, head.floor);
+                self.settle_below(lane, head.floor, head.life);
             }
         }
     }
@@ -251,9 +257,9 @@ mod tests {
         let spills = Spills::new();
         assert!(!spills.is_spilled(0));
         spills.spill(0, 7);
-        spills.settle_below(0, 7);
+        spills.settle_below(0, 7, spills.known(0).life);
         assert!(spills.is_spilled(0) && !spills.is_spilled(1));
-        spills.settle_below(0, 8);
+        spills.settle_below(0, 8, spills.known(0).life);
         assert!(!spills.is_spilled(0));
     }
 
@@ -268,12 +274,12 @@ mod tests {
         let (taken, wait) = detours();
         assert_eq!(taken, 16, "the relay stood still");
         spills.spill(0, 9);
-        spills.settle_below(0, 3);
+        spills.settle_below(0, 3, spills.known(0).life);
         spills.waited_in_vain(0, wait, 1);
         let (taken, wait) = detours();
         assert_eq!(taken, 8, "it got on, and falls behind");
         spills.waited_in_vain(0, wait, 3);
-        spills.settle_below(0, 10);
+        spills.settle_below(0, 10, spills.known(0).life);
         spills.spill(0, 10);
         assert_eq!(detours().0, 8, "it has settled meanwhile");
     }
@@ -293,10 +299,10 @@ mod tests {
         let spills = Spills::new();
         spills.spill(0, 7);
         spills.spill(0, 3);
-        spills.settle_below(0, 5);
-        spills.settle_below(0, 2);
+        spills.settle_below(0, 5, spills.known(0).life);
+        spills.settle_below(0, 2, spills.known(0).life);
         assert!(spills.is_spilled(0));
-        spills.settle_below(0, 8);
+        spills.settle_below(0, 8, spills.known(0).life);
         assert!(!spills.is_spilled(0));
     }
 
@@ -304,20 +310,32 @@ mod tests {
     fn a_lane_that_has_gone_back_is_spilled_by_the_numbers_that_are_given_out_again() {
         let spills = Spills::new();
         spills.spill(0, 100);
-        spills.settle_below(0, 101);
+        spills.settle_below(0, 101, spills.known(0).life);
         spills.spill(0, 12);
         assert!(!spills.is_spilled(0));
         let known = spills.known(0);
         spills.go_back(0, known, &head(12, 12));
         assert!(spills.is_spilled(0) && spills.last(0) == 12 && spills.known(0).life == 1);
-        spills.settle_below(0, 13);
+        spills.settle_below(0, 13, spills.known(0).life);
+        assert!(!spills.is_spilled(0));
+    }
+
+    #[test]
+    fn what_is_settled_in_another_life_of_the_database_counts_for_nothing() {
+        let spills = Spills::new();
+        spills.start_from(&[head(34, 31)]);
+        spills.refresh(&spills.all_known(), &[Head { life: 2, ..head(33, 3) }]);
+        spills.spill(0, 34);
+        spills.settle_below(0, 35, 1);
+        assert!(spills.is_spilled(0));
+        spills.settle_below(0, 35, 2);
         assert!(!spills.is_spilled(0));
     }
 
     #[test]
     fn a_number_that_was_rolled_back_is_forgotten_unless_it_was_given_out_again_meanwhile() {
         let spills = Spills::new();
-        spills.settle_below(0, 7);
+        spills.settle_below(0, 7, spills.known(0).life);
         spills.spill(0, 7);
         let known = spills.known(0);
         spills.spill(0, 7);

@@ -816,7 +816,7 @@ async fn a_lane_whose_progress_is_refused_is_dropped() {
 async fn a_number_that_is_given_out_again_in_an_older_database_spills_its_lane() {
     let outbox = FakeOutbox::new(1..10, RangeSet::new());
     let fallback = Fallback::open(Arc::clone(&outbox) as Arc<dyn Outbox>).await.unwrap();
-    fallback.spills.settle_below(0, 10);
+    fallback.spills.settle_below(0, 10, 1);
     let known = fallback.spills.known(0);
     outbox.rows.lock().unwrap().retain(|number, _| *number <= 3);
     outbox.life.store(2, Ordering::SeqCst);

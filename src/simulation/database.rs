@@ -360,10 +360,9 @@ impl Database {
         self.data.next_xid += 1;
         let (mut lanes, life) = (Vec::new(), self.told_life());
         for Progress { lane: index, epoch, settled, held, unheld, parked, freed, obeyed } in progress {
-            let lane = &mut self.data.lanes[usize::from(*index)];
-            if lane.epoch != *epoch || lane.life != life {
-                continue;
-            }
+            // One that was set back may not have the lane any more.
+            let lane = self.data.lanes.get_mut(usize::from(*index));
+            let Some(lane) = lane.filter(|lane| lane.epoch == *epoch && lane.life == life) else { continue };
             lanes.push(*index);
             lane.settled.extend(settled.iter().cloned());
             for (key, number) in unheld {
