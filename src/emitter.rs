@@ -55,8 +55,8 @@ pub trait Emitter: fmt::Debug + Send + Sync + 'static {
     /// Dropped before it completes, the event is not accepted, but may arrive all the same: it may be on its way to the topic, or
     /// stored. No accepted event is lost or overtaken by that.
     ///
-    /// Poll it to its end, or drop it: one that is begun and then left alone, as in a `select!` that goes on with something else, keeps what it
-    /// has, such as a connection of the outbox, and others wait for that as long as they are given.
+    /// Poll it to its end, or drop it. One that is begun and then left alone, as by a `select!` that goes on with something else,
+    /// keeps what it has: a connection of the outbox, or the turn to look up what other processes have stored.
     fn emit(&self, request: EmitRequest) -> BoxFuture<'_, Result<Receipt>>;
 
     /// Emits several events; the results are in the order of the requests.

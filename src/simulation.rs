@@ -94,42 +94,42 @@ fn judge(world: &World) -> ledger::Verdict {
 /// A process and a key whose events are still stored though nothing is wrong.
 async fn find_stored(world: &Arc<World>) -> Option<(usize, usize)> {
     for place in 0..world.plan.relays.len() {
-        // One that stops or crashes now, though it was asked to before, makes room for another.
-        while let Err(stored) = all_go_direct(world, place).await {
-            if let Some(key) = stored {
-                return Some((place, key));
-            }
+        if let Some(key) = first_stored(world, place).await {
+            return Some((place, key));
         }
     }
     None
 }
 
-/// Whether every key goes direct from the process in this place: the first that does not, or none if the process ends meanwhile.
-async fn all_go_direct(world: &Arc<World>, place: usize) -> Result<(), Option<usize>> {
+/// The first key whose events are still stored by the process in this place.
+async fn first_stored(world: &Arc<World>, place: usize) -> Option<usize> {
     let is_ending = |process: &Process| process.is_dead() || process.stopping.load(Ordering::SeqCst);
-    let (process, producer) = loop {
-        let process = world.processes()[place].clone().filter(|process| !is_ending(process));
-        let producer = process.as_ref().and_then(|process| process.producer.lock().unwrap().clone());
-        if let Some(alive) = process.zip(producer) {
-            break alive;
-        }
-        sleep(Duration::from_millis(100)).await;
-    };
-    let mut caller = Caller::new(world, &process, producer, world.step());
-    for key in 0..world.plan.keys {
-        let mut tries = 0;
-        while !caller.goes_direct(key).await {
-            tries += 1;
-            if is_ending(&process) {
-                return Err(None);
+    'process: loop {
+        let (process, producer) = loop {
+            let process = world.processes()[place].clone().filter(|process| !is_ending(process));
+            let producer = process.as_ref().and_then(|process| process.producer.lock().unwrap().clone());
+            if let Some(alive) = process.zip(producer) {
+                break alive;
             }
-            if tries == 60 {
-                return Err(Some(key));
+            sleep(Duration::from_millis(100)).await;
+        };
+        let mut caller = Caller::new(world, &process, producer, world.step());
+        for key in 0..world.plan.keys {
+            let mut tries = 0;
+            while !caller.goes_direct(key).await {
+                // It was asked to before, and makes room for another.
+                if is_ending(&process) {
+                    continue 'process;
+                }
+                tries += 1;
+                if tries == 60 {
+                    return Some(key);
+                }
+                sleep(Duration::from_millis(500)).await;
             }
-            sleep(Duration::from_millis(500)).await;
         }
+        return None;
     }
-    Ok(())
 }
 
 /// Whether the condition is met in this time.

@@ -119,7 +119,8 @@ impl ProducerBuilder {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidConfig`], [`ErrorKind::InvalidDefinition`] or [`ErrorKind::InvalidPolicy`] if something is set
-    /// wrongly, or streaming is [switched off](Config::is_enabled); [`ErrorKind::Schema`] if the outbox was not migrated; [`ErrorKind::Storage`] if its database fails.
+    /// wrongly, or streaming is [switched off](Config::is_enabled); [`ErrorKind::Schema`] if the outbox was not migrated;
+    /// [`ErrorKind::Storage`] if its database fails.
     pub async fn build(self) -> Result<Producer> {
         let (producer, watch) = self.build_unwatched().await?;
         watch.start();

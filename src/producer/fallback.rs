@@ -78,7 +78,8 @@ impl Fallback {
     /// Counts the lanes anew, after an append was refused for these.
     ///
     /// One at a time: were an older answer to come behind a newer one, a direct event could be looked up in another lane than
-    /// the one that an event before it was stored in. Nobody waits long for a turn: who has it may not be polled, and not dropped either.
+    /// the one that an event before it was stored in. Nobody waits long for a turn: who has it may be neither polled nor
+    /// dropped.
     pub(crate) async fn recount(&self, refused: Lanes) -> Result<Lanes> {
         let _turn = within(LOOK_UP_TIMEOUT, async { Ok(self.counting.lock().await) }).await?;
         let known = self.lanes();
@@ -194,9 +195,9 @@ impl Fallback {
     }
 
     /// Says that an event of the lane is in the outbox, or will be. `known` is what was known of the lane before it was appended:
-    /// a number below that floor was given out before. That is right if the whole database is an older one; then what is known of the
-    /// lane is of another life, also if the number is above the floor: what a relay has settled since may be above both. A relay looks for
-    /// it at once, or a little later if it is handed over after the commit.
+    /// a number below that floor was given out before. That is right if the whole database is an older one. Its numbers say nothing
+    /// then, not even one above the floor, since a relay may have settled more meanwhile. A relay looks for the event at once, or a
+    /// little later if it is handed over after the commit.
     ///
     /// # Errors
     ///

@@ -151,8 +151,8 @@ impl Spills {
         self.announced.notify_one();
     }
 
-    /// Says that all numbers of the lane below `floor` are settled in this life of the database. Of another than the one that is known
-    /// it says nothing: a relay may not have heard yet that numbers are given out again.
+    /// Says that all numbers of the lane below `floor` are settled in this life of the database. If that is not the one that is
+    /// known, it says nothing: a relay may not have heard yet that numbers are given out again.
     pub(crate) fn settle_below(&self, lane: u16, floor: i64, life: i64) {
         let lane = &self.lanes[usize::from(lane)];
         // Held, so that the lane does not go back in between.

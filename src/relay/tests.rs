@@ -820,7 +820,20 @@ async fn a_number_that_is_given_out_again_in_an_older_database_spills_its_lane()
     let known = fallback.spills.known(0);
     outbox.rows.lock().unwrap().retain(|number, _| *number <= 3);
     outbox.life.store(2, Ordering::SeqCst);
-    fallback.spill(0, Appended::new(3, 1), known, false).await.unwrap();
+    fallback.spill(0, Appended::new(3, 2), known, false).await.unwrap();
+    assert!(fallback.spills.is_spilled(0));
+}
+
+#[tokio::test]
+async fn a_number_of_an_older_database_spills_its_lane_though_a_relay_has_settled_more_since_it_was_asked_for() {
+    let outbox = FakeOutbox::new(1..10, RangeSet::new());
+    let fallback = Fallback::open(Arc::clone(&outbox) as Arc<dyn Outbox>).await.unwrap();
+    fallback.spills.settle_below(0, 4, 1);
+    let known = fallback.spills.known(0);
+    fallback.spills.settle_below(0, 10, 1);
+    outbox.rows.lock().unwrap().retain(|number, _| *number <= 3);
+    outbox.life.store(2, Ordering::SeqCst);
+    fallback.spill(0, Appended::new(4, 2), known, false).await.unwrap();
     assert!(fallback.spills.is_spilled(0));
 }
 

@@ -1,7 +1,7 @@
 //! Prints what is public in a crate, from what rustdoc has written of it as JSON: `tidings-api BARE.json FEATURE=MORE.json...`.
 //!
-//! Each section has what the one before it does not have, so what a feature adds stands under its name, and what was taken away
-//! by one is an error. The first section is of the types and traits of other crates.
+//! Each section has what none before it has, so what a feature adds stands under its name. A feature that takes something away is
+//! an error. The first section is of the types and traits of other crates.
 
 use std::collections::{BTreeSet, HashSet};
 use std::error::Error;

@@ -83,18 +83,26 @@ impl Outbox for Relaid {
     }
 }
 
+fn event(key: &'static str) -> EmitRequest {
+    EmitRequest::new(key).tenant(key).payload("{}")
+}
+
+/// A producer that stores events of one definition, and sends those of the other.
+async fn producer(outbox: &Arc<Relaid>, transport: &Arc<MemoryTransport>) -> Producer {
+    let definition = |key| EventDefinition::new(key, key, "happened");
+    let config = Config::new("//shop", ["unused:1"]).unwrap().with_policies("stored.outbox=always".parse().unwrap());
+    let catalog = Catalog::new([definition("stored"), definition("sent")]).unwrap();
+    let builder = Producer::builder(config, catalog).with_outbox(Arc::clone(outbox) as Arc<dyn Outbox>);
+    builder.with_transport(Arc::clone(transport) as _).build().await.unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_waits_for_the_lanes_to_be_counted_goes_on_counting_them() {
     let (outbox, transport) = (Arc::new(Relaid::default()), Arc::new(MemoryTransport::default()));
     transport.script(|_| Fate::Hold);
-    let definition = |key| EventDefinition::new(key, key, "happened");
-    let config = Config::new("//shop", ["unused:1"]).unwrap().with_policies("stored.outbox=always".parse().unwrap());
-    let catalog = Catalog::new([definition("stored"), definition("sent")]).unwrap();
-    let builder = Producer::builder(config, catalog).with_outbox(Arc::clone(&outbox) as Arc<dyn Outbox>);
-    let producer = builder.with_transport(Arc::clone(&transport) as _).build().await.unwrap();
-
-    let event = |key| EmitRequest::new(key).tenant(key).payload("{}");
-    let batch = timeout(Duration::from_secs(10), producer.emit_batch(vec![event("stored"), event("sent")]));
+    let producer = producer(&outbox, &transport).await;
+    // Whoever waits for that turn gives up after half a second, and this is to be over before.
+    let batch = timeout(Duration::from_millis(600), producer.emit_batch(vec![event("stored"), event("sent")]));
     let others = async {
         outbox.is_asked.notified().await;
         // Late enough for the batch to look the lanes up again once the other event is there.
@@ -105,4 +113,16 @@ async fn a_batch_that_waits_for_the_lanes_to_be_counted_goes_on_counting_them() 
     };
     let (results, ()) = tokio::join!(batch, others);
     assert!(results.expect("the batch comes to an end").iter().all(Result::is_ok));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_emit_that_counts_the_lanes_and_is_left_alone_holds_nobody_up_for_ever() {
+    let outbox = Arc::new(Relaid::default());
+    let producer = producer(&outbox, &Arc::new(MemoryTransport::default())).await;
+    let mut left_alone = pin!(producer.emit(event("stored")));
+    assert!(timeout(Duration::from_millis(10), &mut left_alone).await.is_err(), "it waits for the answer");
+    let other = timeout(Duration::from_secs(10), producer.emit(event("stored"))).await;
+    assert_eq!(other.expect("it comes to an end").unwrap_err().kind(), ErrorKind::StorageConflict);
+    outbox.may_answer.notify_one();
+    left_alone.await.unwrap();
 }
