@@ -56,7 +56,7 @@ pub trait Emitter: fmt::Debug + Send + Sync + 'static {
     /// stored. No accepted event is lost or overtaken by that.
     ///
     /// Poll it to its end, or drop it. One that is begun and then left alone, as by a `select!` that goes on with something else,
-    /// keeps what it has: a connection of the outbox, or the turn to look up what other processes have stored.
+    /// keeps what it has, such as a connection of the outbox.
     fn emit(&self, request: EmitRequest) -> BoxFuture<'_, Result<Receipt>>;
 
     /// Emits several events; the results are in the order of the requests.

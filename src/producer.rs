@@ -37,6 +37,7 @@ mod health;
 pub(crate) mod relays;
 mod room;
 pub(crate) mod spill;
+mod turn;
 pub(crate) mod watch;
 
 use client::DirectClient;

@@ -172,7 +172,7 @@ impl<'a> Batch<'a> {
         self.results.into_iter().map(|result| result.expect("every request has a result")).collect()
     }
 
-    /// Looks up the lanes, while the detours go on: one of them may have the turn that this waits for.
+    /// Looks up the lanes, while the detours go on: one of them may have the connection that this waits for.
     async fn look_up(&mut self) {
         let Some(fallback) = &self.shared.fallback else { return };
         let mut look_up = pin!(fallback.look_up());
@@ -438,13 +438,16 @@ impl<'a> Batch<'a> {
 
     fn take_reports(&mut self) {
         for (place, result) in self.reports.take() {
-            // One that was given up is no concern any more.
+            // One that is on its way elsewhere is no concern any more.
             let Some(chain) = self.events.get(place).map(|event| event.chain) else { continue };
             if !self.chains[chain].reported(place, result.is_ok()) {
                 continue;
             }
             if self.chains[chain].in_flight().len() == 0 {
                 self.given_up.remove(&chain);
+            }
+            if !self.chains[chain].has_lost() {
+                self.unsure.remove(&chain);
             }
             match result {
                 Ok(delivery) => {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::relays::Advance;
 use super::spill::{Known, Spills};
+use super::turn::Turns;
 use crate::catalog::compiled::Resolved;
 use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
@@ -26,12 +26,10 @@ pub(crate) struct Fallback {
     pub(crate) handed: Handed,
     /// How many lanes there are, as far as is known.
     layout: AtomicI64,
-    /// Held while they are counted anew.
-    counting: Mutex<()>,
-    /// When the lanes were last looked up.
-    looked_up: Mutex<Instant>,
-    /// When relays elsewhere were last told of rows.
-    woke: Mutex<Instant>,
+    /// When the lanes are looked up.
+    look_ups: Turns,
+    /// When relays elsewhere are told of rows.
+    wakes: Turns,
 }
 
 /// A relay that was told looks again within some milliseconds for as long.
@@ -43,8 +41,11 @@ const LOOK_UP_EVERY: Duration = Duration::from_millis(100);
 /// How long they are not looked up after that failed: whoever does it waits for a database that may not answer.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// A caller that looks up the lanes for the others does not wait longer for it.
+/// A caller that asks the database for the others does not wait longer for an answer.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long it is a caller's turn to do so. To look the lanes up takes two questions at most.
+const TURN: Duration = Duration::from_secs(1);
 
 /// An insert that takes longer fails the emit. The row may be there all the same.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,16 +56,15 @@ impl Fallback {
         // Counted last: what is in the heads was laid out for these lanes, or is drained.
         spills.start_from(&outbox.heads().await?);
         let layout = outbox.lanes().await?.layout().into();
-        let now = || Mutex::new(Instant::now());
+        let now = Instant::now();
         Ok(Self {
             outbox,
             spills,
             advance: Advance::new(),
             handed: Handed::default(),
             layout,
-            counting: Mutex::default(),
-            looked_up: now(),
-            woke: now(),
+            look_ups: Turns::new(now + LOOK_UP_EVERY),
+            wakes: Turns::new(now + WAKE_EVERY),
         })
     }
 
@@ -77,21 +77,19 @@ impl Fallback {
 
     /// Counts the lanes anew, after an append was refused for these.
     ///
-    /// One at a time: were an older answer to come behind a newer one, a direct event could be looked up in another lane than
-    /// the one that an event before it was stored in. Nobody waits long for a turn: who has it may be neither polled nor
-    /// dropped.
+    /// What is known is only replaced if nobody has done so meanwhile. Were an older answer to come behind a newer one, a direct event
+    /// could be looked up in another lane than the one that an event before it was stored in.
     pub(crate) async fn recount(&self, refused: Lanes) -> Result<Lanes> {
-        let _turn = within(LOOK_UP_TIMEOUT, async { Ok(self.counting.lock().await) }).await?;
         let known = self.lanes();
         if known != refused {
             return Ok(known);
         }
         let lanes = within(LOOK_UP_TIMEOUT, self.outbox.lanes()).await?;
-        if lanes != known {
+        let (from, to) = (known.layout(), lanes.layout());
+        if from != to && self.layout.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             tracing::info!(from = known.count(), to = lanes.count(), "the number of the outbox's lanes was changed");
-            self.layout.store(lanes.layout(), Ordering::SeqCst);
         }
-        Ok(lanes)
+        Ok(self.lanes())
     }
 
     /// The lane of a record key.
@@ -179,13 +177,12 @@ impl Fallback {
 
     /// Tells relays elsewhere that there are rows, unless they were told a moment ago: then they are looking anyway.
     pub(crate) async fn wake_others(&self) {
-        let Ok(mut woke) = self.woke.try_lock() else { return };
-        if woke.elapsed() >= WAKE_EVERY {
-            *woke = Instant::now();
-            if let Err(error) = within(LOOK_UP_TIMEOUT, self.outbox.wake()).await {
-                tracing::debug!(%error, "relays elsewhere were not woken; they poll");
-            }
+        let now = Instant::now();
+        let Some(turn) = self.wakes.take(now, TURN) else { return };
+        if let Err(error) = within(LOOK_UP_TIMEOUT, self.outbox.wake()).await {
+            tracing::debug!(%error, "relays elsewhere were not woken; they poll");
         }
+        turn.done(now + WAKE_EVERY);
     }
 
     /// Has every relay of the outbox look for rows now.
@@ -260,8 +257,8 @@ impl Fallback {
 
     /// Whether a direct event of the key overtakes nothing, and that was looked up not long ago.
     pub(crate) fn is_clear(&self, key: &[u8]) -> bool {
-        // If it is held, somebody looks it up for all.
-        let is_fresh = self.looked_up.try_lock().map_or(true, |looked_up| looked_up.elapsed() < LOOK_UP_EVERY);
+        // If it is somebody's turn, that one looks it up for all.
+        let is_fresh = !self.look_ups.is_due(Instant::now());
         is_fresh && !self.is_known_spilled(key)
     }
 
@@ -275,13 +272,11 @@ impl Fallback {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it completes, the lanes were not looked up, and the next caller does so.
+    /// Dropped before it completes, the lanes were not looked up, and the next caller does so. Neither polled nor dropped, the next
+    /// one does so after a second.
     pub(crate) async fn look_up(&self) {
-        let Ok(mut looked_up) = self.looked_up.try_lock() else { return };
-        if looked_up.elapsed() < LOOK_UP_EVERY {
-            return;
-        }
         let began = Instant::now();
+        let Some(turn) = self.look_ups.take(began, TURN) else { return };
         let known = self.spills.all_known();
         let heads = within(LOOK_UP_TIMEOUT, self.outbox.heads()).await;
         let counted = match &heads {
@@ -294,11 +289,11 @@ impl Fallback {
         match counted.and(heads) {
             Ok(heads) => {
                 self.spills.refresh(&known, &heads);
-                *looked_up = began;
+                turn.done(began + LOOK_UP_EVERY);
             }
             Err(error) => {
                 tracing::debug!(%error, "the lanes could not be looked up; what was known of them stands");
-                *looked_up = Instant::now() + LOOK_AGAIN_AFTER;
+                turn.done(Instant::now() + LOOK_AGAIN_AFTER);
             }
         }
     }

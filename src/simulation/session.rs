@@ -1,6 +1,6 @@
 //! The outbox as a process sees it: statements that take time, fail, and are carried out though nobody waits any more.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,8 +39,8 @@ pub(super) struct Session {
     world: Arc<World>,
     process: Arc<Process>,
     rng: Arc<Mutex<Rng>>,
-    /// Whether the last that its relay wanted to write down may not be there.
-    is_unsaved: Arc<AtomicBool>,
+    /// Lanes of which the last that its relay wanted to write down may not be there.
+    unsaved: Arc<Mutex<BTreeSet<u16>>>,
     /// Until when the relay of the process has its leases, as far as it knows.
     leased_until: Arc<Mutex<Option<Instant>>>,
 }
@@ -73,7 +73,7 @@ impl Session {
             world: Arc::clone(world),
             process: Arc::clone(process),
             rng: Arc::new(Mutex::new(rng)),
-            is_unsaved: Arc::default(),
+            unsaved: Arc::default(),
             leased_until: Arc::default(),
         }
     }
@@ -394,14 +394,17 @@ impl Outbox for Session {
     }
 
     fn release<'a>(&'a self, owner: Uuid, lanes: &'a [u16], leaves: bool) -> BoxFuture<'a, Result<()>> {
-        let (lanes, process, is_unsaved) = (lanes.to_vec(), Arc::clone(&self.process), Arc::clone(&self.is_unsaved));
+        let (lanes, process, unsaved) = (lanes.to_vec(), Arc::clone(&self.process), Arc::clone(&self.unsaved));
+        // It has forgotten what it knew of its lanes.
+        let has_run_out = self.leased_until.lock().unwrap().is_some_and(|until| Instant::now() >= until);
         Box::pin(self.write("release", move |world, database, luck| {
             let name = process.name();
             world.tell(|| format!("{name}: releases {}", if leaves { "all".to_owned() } else { format!("{lanes:?}") }));
             let relay = world.relay_of(owner, process.place);
             for (lane, of, _) in database.owners() {
                 // Who hands a lane over has delivered and written down what it has begun with. Who leaves does so if it can.
-                let is_unfinished = is_unsaved.load(Ordering::SeqCst) || process.in_flight(Role::Relay, Some(lane)) > 0;
+                let is_unsaved = unsaved.lock().unwrap().contains(&lane);
+                let is_unfinished = has_run_out || is_unsaved || process.in_flight(Role::Relay, Some(lane)) > 0;
                 if of == Some(relay) && (luck.is_late || (leaves && is_unfinished)) {
                     world.breaks(lane);
                 }
@@ -477,6 +480,7 @@ impl Outbox for Session {
     }
 
     fn settle<'a>(&'a self, progress: &'a [Progress]) -> BoxFuture<'a, Result<Settled>> {
+        let lanes = progress.iter().map(|progress| progress.lane);
         let (progress, name) = (progress.to_vec(), self.process.name());
         let settle = move |world: &Arc<World>, database: &mut Database, _| {
             let now = database.clock(world.elapsed());
@@ -503,10 +507,10 @@ impl Outbox for Session {
         };
         Box::pin(async move {
             // Should this be dropped, it is not known either.
-            self.is_unsaved.store(true, Ordering::SeqCst);
-            let settled = self.write("settle", settle).await;
-            self.is_unsaved.store(settled.is_err(), Ordering::SeqCst);
-            settled
+            self.unsaved.lock().unwrap().extend(lanes);
+            let settled = self.write("settle", settle).await?;
+            self.unsaved.lock().unwrap().retain(|lane| !settled.lanes.contains(lane));
+            Ok(settled)
         })
     }
 }

@@ -1,4 +1,5 @@
 use std::io::Write;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -134,5 +135,22 @@ async fn lanes_whose_look_up_was_dropped_are_looked_up_by_the_next_emit() {
     store_elsewhere(&world, 0, &key);
     sleep(Duration::from_millis(100)).await;
     assert!(tokio::time::timeout(Duration::ZERO, fallback.look_up()).await.is_err(), "it is dropped before it ends");
+    assert!(fallback.is_spilled(&key, 1, None).await);
+}
+
+/// A `select!` that goes on with another branch, and keeps the emit.
+#[tokio::test(start_paused = true)]
+async fn lanes_whose_look_up_is_left_alone_are_looked_up_by_another_emit_a_second_later() {
+    let world = World::new(Plan { lanes: 1, is_sqlite: false, faults: Vec::new(), ..Plan::new(0) }, false);
+    let session = session::Session::new(&world, &Process::new(&world, 0, 1));
+    let fallback = Fallback::open(Arc::new(session)).await.unwrap();
+    let key = Bytes::from("k0");
+    sleep(Duration::from_millis(100)).await;
+    let mut left_alone = pin!(fallback.look_up());
+    assert!(tokio::time::timeout(Duration::ZERO, &mut left_alone).await.is_err(), "it has begun");
+    store_elsewhere(&world, 0, &key);
+    sleep(Duration::from_millis(990)).await;
+    assert!(!fallback.is_spilled(&key, 1, None).await, "it is the turn of the one that is left alone");
+    sleep(Duration::from_millis(10)).await;
     assert!(fallback.is_spilled(&key, 1, None).await);
 }

@@ -60,10 +60,16 @@ impl Chain {
         self.lost.extend(self.waiting.pop_front());
     }
 
-    /// An event was reported on. Says whether that was waited for still.
+    /// An event was reported on. Says whether that matters still: one that was given up may be heard to have landed until it
+    /// is on its way elsewhere.
     pub(super) fn reported(&mut self, event: usize, landed: bool) -> bool {
-        let Ok(place) = self.in_flight.binary_search(&event) else { return false };
-        self.in_flight.remove(place);
+        match self.in_flight.binary_search(&event) {
+            Ok(place) => drop(self.in_flight.remove(place)),
+            Err(_) => match self.lost.iter().position(|lost| *lost == event) {
+                Some(place) if landed => drop(self.lost.remove(place)),
+                _ => return false,
+            },
+        }
         if landed {
             self.landed = self.landed.max(Some(event));
         } else {
@@ -85,6 +91,11 @@ impl Chain {
     /// Whether anything of the chain is not submitted, or did not land.
     pub(super) fn has_more(&self) -> bool {
         !self.waiting.is_empty() || !self.lost.is_empty()
+    }
+
+    /// Whether some did not land, as far as is known.
+    pub(super) fn has_lost(&self) -> bool {
+        !self.lost.is_empty()
     }
 
     /// Nobody waits any longer for those in flight. Yields them.
@@ -194,12 +205,23 @@ mod tests {
     }
 
     #[test]
-    fn a_report_on_one_that_was_given_up_comes_too_late() {
-        let mut chain = chain(1);
-        submit(&mut chain, 1);
-        assert_eq!(chain.give_up(), [0]);
-        assert!(!chain.reported(0, true));
-        assert_eq!(chain.loss(), Some(Loss { events: vec![0], overtaken: false }));
+    fn one_that_was_given_up_may_be_heard_to_have_landed_until_it_is_away() {
+        let mut chain = chain(3);
+        submit(&mut chain, 3);
+        assert_eq!(chain.give_up(), [0, 1, 2]);
+        assert!(chain.reported(0, true) && !chain.reported(0, true) && !chain.reported(1, false));
+        assert!(chain.has_lost());
+        assert_eq!(chain.loss(), Some(Loss { events: vec![1, 2], overtaken: false }));
+        assert!(!chain.reported(1, true) && !chain.has_lost());
+    }
+
+    #[test]
+    fn of_those_given_up_one_that_landed_behind_another_has_overtaken_it() {
+        let mut chain = chain(2);
+        submit(&mut chain, 2);
+        chain.give_up();
+        assert!(chain.reported(1, true));
+        assert_eq!(chain.loss(), Some(Loss { events: vec![0], overtaken: true }));
     }
 
     #[test]
@@ -238,6 +260,7 @@ mod tests {
     enum Step {
         Submit { proven: bool, generation: u32 },
         Report { which: usize, landed: bool },
+        Late { which: usize },
         GiveUp,
         Refuse,
         Settle,
@@ -249,6 +272,7 @@ mod tests {
         prop_oneof![
             6 => (any::<bool>(), 0_u32..2).prop_map(|(proven, generation)| Step::Submit { proven, generation }),
             6 => (0_usize..8, proptest::bool::weighted(0.8)).prop_map(|(which, landed)| Step::Report { which, landed }),
+            1 => (0_usize..8).prop_map(|which| Step::Late { which }),
             1 => Just(Step::GiveUp),
             1 => Just(Step::Refuse),
             2 => Just(Step::Settle),
@@ -282,6 +306,11 @@ mod tests {
                         let event = in_flight.remove(which % in_flight.len());
                         prop_assert!(chain.reported(event, has_landed));
                         if has_landed { landed.push(event) } else { lost.push(event) }
+                    }
+                    Step::Late { which } if !lost.is_empty() => {
+                        let event = lost.remove(which % lost.len());
+                        prop_assert!(chain.reported(event, true));
+                        landed.push(event);
                     }
                     Step::GiveUp => {
                         prop_assert_eq!(&chain.give_up(), &in_flight);

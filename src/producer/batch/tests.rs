@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -13,12 +13,13 @@ use crate::transport::memory::{Fate, MemoryTransport};
 use crate::tx::Tx;
 use crate::{Catalog, Config, Emitter as _, EventDefinition};
 
-/// An outbox whose lanes are changed when something is appended, and which takes its time to count them.
+/// An outbox whose lanes are changed when something is appended, and which takes its time to count them, on its only connection.
 #[derive(Debug, Default)]
 struct Relaid {
     is_changed: AtomicBool,
     is_asked: Notify,
     may_answer: Notify,
+    connection: Mutex<()>,
 }
 
 impl Relaid {
@@ -31,6 +32,7 @@ impl Outbox for Relaid {
     fn lanes(&self) -> BoxFuture<'_, Result<Lanes>> {
         Box::pin(async {
             if self.is_changed.load(Ordering::SeqCst) {
+                let _connection = self.connection.lock().await;
                 self.is_asked.notify_one();
                 self.may_answer.notified().await;
             }
@@ -49,9 +51,12 @@ impl Outbox for Relaid {
     }
 
     fn heads(&self) -> BoxFuture<'_, Result<Vec<Head>>> {
-        let lanes = self.now();
-        let head = Head { last: 0, floor: 1, highest_settled: 0, life: 1, lanes };
-        Box::pin(async move { Ok(vec![head; lanes.count().into()]) })
+        Box::pin(async move {
+            let _connection = self.connection.lock().await;
+            let lanes = self.now();
+            let head = Head { last: 0, floor: 1, highest_settled: 0, life: 1, lanes };
+            Ok(vec![head; lanes.count().into()])
+        })
     }
 
     fn append_in<'a>(&'a self, _: Lanes, _: Tx<'a>, _: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
@@ -97,11 +102,11 @@ async fn producer(outbox: &Arc<Relaid>, transport: &Arc<MemoryTransport>) -> Pro
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_that_waits_for_the_lanes_to_be_counted_goes_on_counting_them() {
+async fn a_batch_that_looks_the_lanes_up_goes_on_with_what_has_the_connection_for_that() {
     let (outbox, transport) = (Arc::new(Relaid::default()), Arc::new(MemoryTransport::default()));
     transport.script(|_| Fate::Hold);
     let producer = producer(&outbox, &transport).await;
-    // Whoever waits for that turn gives up after half a second, and this is to be over before.
+    // Whoever waits for an answer gives up after half a second, and this is to be over before.
     let batch = timeout(Duration::from_millis(600), producer.emit_batch(vec![event("stored"), event("sent")]));
     let others = async {
         outbox.is_asked.notified().await;
