@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use proptest::prelude::*;
 use rangemap::RangeSet;
 
+use super::super::cursor::Look;
 use super::*;
 use crate::wire::Headers;
 
@@ -235,6 +236,105 @@ async fn a_row_that_is_left_out_frees_those_behind_it() {
     let trial = lane.trial(now).unwrap();
     assert_eq!(trial.parked.command, None);
     assert_eq!(lane.retry(&trial.key, written.held_rows(&trial.key, trial.limit), trial.limit, now), [2]);
+}
+
+/// Takes the numbers that were handed over as far as none is missing before them.
+fn take_handed(lane: &mut Lane) -> Vec<i64> {
+    std::iter::from_fn(|| lane.next_handed()).map(|row| row.sequence).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_are_handed_over_come_in_order_and_wait_for_one_that_is_missing() {
+    let mut lane = empty();
+    assert!(!lane.has_early());
+    assert!(lane.hand(row(3, "a")) && lane.hand(row(2, "a")) && lane.hand(row(2, "a")));
+    assert!(lane.has_early());
+    assert_eq!((take_handed(&mut lane), lane.len(), lane.bytes()), (Vec::new(), 2, 20));
+    assert!(lane.hand(row(1, "a")));
+    assert_eq!((lane.len(), lane.bytes()), (3, 30));
+    assert_eq!(take_handed(&mut lane), [1, 2, 3]);
+    assert_eq!((lane.has_early(), lane.len(), lane.bytes()), (false, 0, 0));
+    assert!(lane.hand(row(3, "a")), "it is known");
+    assert_eq!((lane.has_early(), lane.bytes()), (false, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_was_handed_over_early_is_forgotten_once_a_page_has_shown_it() {
+    let mut lane = empty();
+    assert!(lane.hand(row(2, "a")) && lane.hand(row(4, "a")));
+    let hole = lane.cursor.holes(0).next().unwrap();
+    let look = Look { hole, numbers: &[1, 2], cut: false, horizon: 0, ended: 0 };
+    assert_eq!(lane.cursor.look(&look), Some(1));
+    assert_eq!((take_handed(&mut lane), lane.len(), lane.bytes()), (Vec::new(), 1, 10));
+    assert!(lane.cursor.take(3));
+    assert_eq!((take_handed(&mut lane), lane.bytes()), (vec![4], 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn early_rows_wait_for_pages_while_a_gap_or_too_many_are_before_them() {
+    let mut lane = empty();
+    let most = i64::try_from(MAX_EARLY).unwrap();
+    assert!((2..most + 2).all(|number| lane.hand(row(number, "a"))));
+    assert!(!lane.hand(row(most + 2, "a")), "as many wait as may");
+    assert!(lane.hand(row(most + 1, "a")), "it waits already");
+    assert!(lane.hand(row(1, "a")), "the one that they wait for");
+    let mut lane = empty();
+    lane.cursor.expect(1);
+    assert!(!lane.hand(row(2, "a")), "a page has not shown 1");
+    assert!(!lane.has_early() && lane.bytes() == 0);
+    assert!(lane.hand(row(1, "a")));
+    assert_eq!(take_handed(&mut lane), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_number_is_missing_since_it_was_first_missed() {
+    let (mut lane, now, later) = (empty(), Instant::now(), Instant::now() + Duration::from_secs(1));
+    assert_eq!(lane.misses(5, now), Duration::ZERO);
+    assert_eq!(lane.misses(5, later), Duration::from_secs(1));
+    assert_eq!(lane.misses(6, later), Duration::ZERO, "another one");
+    assert_eq!(lane.misses(5, later), Duration::ZERO, "it was not missed meanwhile");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queued_row_is_submitted_unless_one_of_its_key_before_it_waits() {
+    let (mut lane, now) = (lane(&["a", "a", "b", "a"]), Instant::now());
+    assert!(lane.may_submit(1, now) && lane.may_submit(2, now));
+    lane.failed(2, &outage(), now, Utc::now());
+    assert!(!lane.may_submit(9, now), "it is not there");
+    assert!(lane.may_submit(1, now), "it is before the one that waits");
+    assert!(lane.may_submit(3, now), "it is of another key");
+    assert!(!lane.may_submit(4, now), "it is behind it");
+    assert_eq!(lane.delivered(1, now), [2, 4], "what was before them has landed");
+    assert!(lane.may_submit(4, now), "nothing waits any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queued_row_that_may_not_be_submitted_is_not_waited_for_before_its_key_is_parked() {
+    let (mut lane, now) = (lane(&["a", "a"]), Instant::now());
+    lane.failed(1, &refusal(), now, Utc::now());
+    assert!(!lane.has_parked(), "2 is in flight still");
+    assert!(!lane.may_submit(2, now));
+    assert_eq!((lane.parked_count(), lane.len()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_more_is_submitted_of_a_lane_that_goes_to_another_relay() {
+    let (mut lane, now) = (lane(&["a"]), Instant::now());
+    lane.leaving = true;
+    assert!(!lane.may_submit(1, now));
+    assert_eq!((lane.len(), lane.bytes(), lane.floor()), (0, 0, 1), "whoever has it next reads it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_is_free_only_when_nothing_of_it_is_in_flight_or_waits_before() {
+    let (mut lane, now) = (lane(&["a", "b", "a", "b", "a"]), Instant::now());
+    lane.failed(3, &outage(), now, Utc::now());
+    assert_eq!(lane.delivered(1, now), [0_i64; 0], "5 is in flight");
+    assert_eq!(lane.delivered(5, now), [0_i64; 0], "3 waits before it");
+    lane.add(row(6, "a"));
+    assert_eq!(lane.due(now + MAX_BACKOFF), [3]);
+    assert_eq!(lane.delivered(3, now), [6], "and none of another key");
+    assert_eq!((lane.floor(), lane.delivered(2, now), lane.floor()), (2, Vec::new(), 4));
 }
 
 proptest! {
