@@ -555,6 +555,8 @@ pub struct Progress {
     pub lane: u16,
     /// The epoch of the lease.
     pub epoch: i64,
+    /// In which life of the database it was leased; see [`Page::life`]. One that was set back may give the same epoch out again.
+    pub life: i64,
     /// The numbers that are settled: delivered, dead, or held.
     pub settled: RangeSet<i64>,
     /// Rows of parked keys that are held.

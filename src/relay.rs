@@ -507,7 +507,7 @@ impl Relay {
             return;
         }
         let unsaved = self.lanes.iter_mut().filter(|(_, lane)| lane.has_unsaved());
-        let progress: Vec<_> = unsaved.map(|(index, lane)| lane.take_progress(*index)).collect();
+        let progress: Vec<_> = unsaved.map(|(index, lane)| lane.take_progress(*index, self.life)).collect();
         match within(self.outbox.settle(&progress)).await {
             Some(settled) => {
                 self.save_at = Instant::now() + SAVE_EVERY;

@@ -178,7 +178,8 @@ const LAG: &str = "
     from waiting";
 
 /// The share of this relay, $1: each has as many lanes as the others, and those that come first one more if need be. What it
-/// has too many of it may not keep. A lane that is not in use any more is as good as paused. An epoch is a time, as it must not be one that the relay had before the database was set back.
+/// has too many of it may not keep. A lane that is not in use any more is as good as paused.
+/// An epoch is a time, so that hardly any is given out again when the database is set back.
 const LEASE: &str = "
     with me as (
       insert into tidings.relay (id, seen_until) values ($1, clock_timestamp() + $2 * interval '1 millisecond')
@@ -260,8 +261,8 @@ const SETTLE: &str = "
     with mark as materialized (select pg_current_xact_id()::text as mark),
     updated as (
       update tidings.lane l set published = l.published + d.settled::int8multirange
-      from unnest($1::smallint[], $2::bigint[], $3::text[]) as d(lane, epoch, settled)
-      where l.lane = d.lane and l.epoch = d.epoch and l.life = tidings.life()
+      from unnest($1::smallint[], $2::bigint[], $3::text[], $22::bigint[]) as d(lane, epoch, settled, life)
+      where l.lane = d.lane and l.epoch = d.epoch and l.life = d.life and d.life = tidings.life()
       returning l.lane),
     held as (
       insert into tidings.held (lane, record_key, seq)
@@ -814,7 +815,7 @@ fn settle<'q>(statement: &'q str, progress: &[Progress]) -> Query<'q, Postgres, 
             .bind(rows().map(|(lane, _)| lane).collect::<Vec<_>>())
             .bind(rows().map(|(_, key)| text(key)).collect::<Vec<_>>());
     }
-    statement
+    statement.bind(progress.iter().map(|p| p.life).collect::<Vec<_>>())
 }
 
 /// Record keys are text: they are made of it.

@@ -85,6 +85,7 @@ mod tests {
         Progress {
             lane: 0,
             epoch: 1,
+            life: 1,
             settled: RangeSet::new(),
             held: Vec::new(),
             unheld: Vec::new(),

@@ -516,10 +516,10 @@ impl Lane {
         self.cursor.has_unsaved() || !self.changes.is_empty()
     }
 
-    /// What is to be written down.
-    pub(crate) fn take_progress(&mut self, lane: u16) -> Progress {
+    /// What is to be written down, in this life of the database.
+    pub(crate) fn take_progress(&mut self, lane: u16, life: i64) -> Progress {
         let settled = self.cursor.take_unsaved();
-        self.changes.take(Progress { lane, epoch: self.epoch, settled, ..Progress::default() })
+        self.changes.take(Progress { lane, epoch: self.epoch, life, settled, ..Progress::default() })
     }
 
     /// Gives back what could not be written.

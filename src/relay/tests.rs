@@ -150,8 +150,8 @@ impl Outbox for FakeOutbox {
     }
 
     fn settle<'a>(&'a self, progress: &'a [Progress]) -> BoxFuture<'a, Result<Settled>> {
-        let epoch = *self.epoch.lock().unwrap();
-        let held: Vec<_> = progress.iter().filter(|progress| progress.epoch == epoch).collect();
+        let lease = (*self.epoch.lock().unwrap(), self.life.load(Ordering::SeqCst));
+        let held: Vec<_> = progress.iter().filter(|progress| (progress.epoch, progress.life) == lease).collect();
         if self.refuses_progress.load(Ordering::SeqCst) {
             return Box::pin(async { Err(Error::new(ErrorKind::Storage, "told to refuse")) });
         }
@@ -712,6 +712,18 @@ async fn what_is_known_of_a_lane_is_forgotten_in_another_life_of_the_database_th
     relay.renew_at = Instant::now();
     relay.keep_leases().await;
     assert_eq!(relay.lanes[&0].len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_settled_in_another_life_of_the_database_is_not_written_down_though_the_epoch_is_the_same() {
+    let outbox = FakeOutbox::new(1..4, RangeSet::new());
+    let (mut relay, _) = leased(&outbox).await;
+    for (number, life) in [(1, 1), (2, 2)] {
+        relay.lanes.get_mut(&0).unwrap().cursor.settle(number..number + 1);
+        outbox.life.store(life, Ordering::SeqCst);
+        relay.save(true).await;
+    }
+    assert_eq!(*outbox.settled.lock().unwrap(), RangeSet::from_iter([1..2]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -359,10 +359,12 @@ impl Database {
         let mark = if self.is_sqlite { u64::MAX } else { self.data.next_xid };
         self.data.next_xid += 1;
         let (mut lanes, life) = (Vec::new(), self.told_life());
-        for Progress { lane: index, epoch, settled, held, unheld, parked, freed, obeyed } in progress {
+        for Progress { lane: index, epoch, life: of, settled, held, unheld, parked, freed, obeyed } in progress {
             // One that was set back may not have the lane any more.
             let lane = self.data.lanes.get_mut(usize::from(*index));
-            let Some(lane) = lane.filter(|lane| lane.epoch == *epoch && lane.life == life) else { continue };
+            let Some(lane) = lane.filter(|lane| lane.epoch == *epoch && lane.life == *of && *of == life) else {
+                continue;
+            };
             lanes.push(*index);
             lane.settled.extend(settled.iter().cloned());
             for (key, number) in unheld {

@@ -1,6 +1,9 @@
 //! A relay whose lanes somebody else has taken.
 
+use std::time::Duration;
+
 use sqlx::PgPool;
+use tidings::outbox::{Outbox, Progress};
 use tidings::{Emitter, OutboxMode, PolicyOverride, Producer};
 
 use crate::broker::{large, take_small_records_alone};
@@ -110,4 +113,19 @@ async fn a_relay_writes_nothing_under_a_lease_of_another_life_of_the_database() 
         sqlx::query(update).bind(index).execute(&pool).await.unwrap();
     }
     world.verdict(&ledger).await.assert_kept();
+}
+
+/// After its clock and then the whole database were set back, it gives the same epoch out again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_of_a_lease_of_another_life_of_the_database_is_not_written_though_its_epoch_is_the_same() {
+    let world = world!();
+    let outbox = world.outbox();
+    let leased = outbox.lease(uuid::Uuid::now_v7(), Duration::from_secs(60)).await.unwrap();
+    let mut progress = Progress::default();
+    (progress.lane, progress.epoch) = (leased.leases[0].lane, leased.leases[0].epoch);
+    progress.settled.insert(1..2);
+    for (life, written) in [(leased.life - 1, vec![]), (leased.life, vec![progress.lane])] {
+        progress.life = life;
+        assert_eq!(outbox.settle(&[progress.clone()]).await.unwrap().lanes, written);
+    }
 }

@@ -114,14 +114,16 @@ async fn a_command_that_was_obeyed_in_vain_is_written_down_together_with_the_nex
     let Scene { world, .. } = Scene::with(world!(), 0, &[]).await;
     sqlx::query("update tidings.parked set command = 'resume'").execute(&world.pool()).await.unwrap();
     let outbox = world.outbox();
-    let leases = outbox.lease(uuid::Uuid::now_v7(), Duration::from_secs(60)).await.unwrap().leases;
+    let leased = outbox.lease(uuid::Uuid::now_v7(), Duration::from_secs(60)).await.unwrap();
+    let (leases, life) = (leased.leases, leased.life);
     let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
     let parked = async || outbox.parked(&lanes).await.unwrap().pop().unwrap();
     let (lane, mut key) = parked().await;
     assert_eq!((key.attempts, key.command), (1, Some(Command::Resume)));
     key.attempts = 2;
     let mut progress = Progress::default();
-    (progress.lane, progress.epoch) = (lane, leases.iter().find(|lease| lease.lane == lane).unwrap().epoch);
+    progress.epoch = leases.iter().find(|lease| lease.lane == lane).unwrap().epoch;
+    (progress.lane, progress.life) = (lane, life);
     progress.obeyed.push(key.key.clone());
     progress.parked.push(key);
     assert_eq!(outbox.settle(&[progress]).await.unwrap().lanes, [lane]);

@@ -36,7 +36,7 @@ struct Written {
 
 impl Written {
     fn save(&mut self, lane: &mut Lane) {
-        let progress = lane.take_progress(0);
+        let progress = lane.take_progress(0, 1);
         self.settled.extend(progress.settled);
         self.held.extend(progress.held);
         for row in progress.unheld {
@@ -142,7 +142,7 @@ async fn a_row_that_is_refused_parks_its_key_and_leaves_the_memory() {
     assert!(lane.has_parked());
     assert!(!lane.add(row(4, "a")), "behind the parked one");
     assert_eq!((lane.len(), lane.floor(), lane.cursor.floor()), (1, 1, 2));
-    let progress = lane.take_progress(7);
+    let progress = lane.take_progress(7, 1);
     assert_eq!(progress.held, [("a".into(), 1), ("a".into(), 4)]);
     assert_eq!((progress.parked[0].head, progress.parked[0].attempts), (1, 1));
     assert_eq!(progress.parked[0].error, "told to refuse");
