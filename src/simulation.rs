@@ -184,7 +184,7 @@ fn run_all(seeds: std::ops::Range<u64>, threads: usize) -> Summary {
             }
             if !outcome.violations.is_empty() {
                 // At once: a million takes its time.
-                eprintln!("seed {seed}: {}", outcome.violations[0]);
+                println!("seed {seed}: {}\n    scripts/simulate --seed {seed}", outcome.violations[0]);
                 summary.failed.insert(seed);
             }
         }

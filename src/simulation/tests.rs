@@ -73,9 +73,6 @@ fn promises_are_kept_whatever_happens() {
     for situation in Situation::ALL {
         println!("{:>8}  {}", reached.get(situation).copied().unwrap_or(0), situation.what());
     }
-    for seed in &failed {
-        println!("scripts/simulate --seed {seed}");
-    }
     // More than one in two thousand runs, or the run does not show much.
     let least = count / 2_000;
     let enough = Situation::ALL.iter().filter(|situation| reached.get(situation).copied().unwrap_or(0) > least).count();
