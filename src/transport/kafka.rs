@@ -30,7 +30,7 @@ pub(crate) mod token;
 pub(crate) mod topics;
 mod trust;
 
-use failure::failure;
+use failure::{failure, inferred};
 use token::Tokens;
 use topics::Topics;
 use trust::{Trust, is_refusal};
@@ -178,6 +178,7 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, submitted: Self::DeliveryOpaque) {
         submitted.end(match result {
+            Ok(message) if message.offset() < 0 => Err(inferred()),
             Ok(message) => {
                 self.gauge.heard();
                 self.gauge.acknowledged.fetch_add(1, Ordering::SeqCst);

@@ -25,6 +25,17 @@ pub(super) fn failure(error: &KafkaError, topic: &str) -> Error {
     Error::new(kind, message).or_ambiguous(ambiguous).with_source(error.clone())
 }
 
+/// The error for a record of which the client says that it was acknowledged, without an offset. It infers that: the request
+/// failed, and one behind it did not. But a broker takes any request of a client that it knows nothing of, as one that has just become the
+/// leader, and has got nothing of the client's first ones. Then this record is nowhere.
+///
+/// <https://github.com/confluentinc/librdkafka/blob/v2.12.1/src/rdkafka_broker.c>, `rd_kafka_dr_implicit_ack`;
+/// <https://github.com/confluentinc/confluent-kafka-go/issues/921>.
+pub(super) fn inferred() -> Error {
+    let message = "the broker confirmed a later record, and not this one; it may or may not have it";
+    Error::new(ErrorKind::Timeout, message).or_ambiguous(true)
+}
+
 /// The kind of a code.
 pub(super) fn kind(code: Code) -> ErrorKind {
     meaning(code).0
