@@ -15,6 +15,7 @@ use crate::error::{ErrorKind, Result};
 use crate::outbox::{Hole, Lease, Leases, Limits, Outbox, Page, Parked, StoredRow, highest};
 use crate::producer::client::{Role, Transports};
 use crate::producer::fallback::Fallback;
+use crate::producer::known::Key;
 use crate::telemetry::metrics;
 use crate::transport::{Delivery, OnDelivery, Transport};
 
@@ -29,7 +30,7 @@ mod poll;
 mod witnesses;
 
 use cursor::{Cursor, Look};
-use firsts::{First, Firsts, Turn};
+use firsts::{Firsts, Turn};
 pub(crate) use handed::{Handed, Journaled};
 use lane::{Lane, Trial};
 use nudge::nudge;
@@ -92,7 +93,7 @@ struct Report {
     /// Which of the relay's clients it was submitted to.
     client: u32,
     /// Whether it was that client's first of its key.
-    first: Option<First>,
+    first: Option<Key>,
     result: Result<Delivery>,
 }
 
