@@ -34,7 +34,6 @@ mod detours;
 mod direct;
 pub(crate) mod fallback;
 mod health;
-pub(crate) mod known;
 pub(crate) mod relays;
 mod room;
 pub(crate) mod spill;

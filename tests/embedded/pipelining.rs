@@ -18,13 +18,11 @@ const MOMENT: Duration = Duration::from_millis(50);
 
 const KEY: &str = "tenant-1";
 
-/// A producer whose client has delivered the first event of [`KEY`], and holds the others from now on.
+/// A producer whose topic has taken the first event of [`KEY`], and holds the others from now on.
 async fn holding(transport: &Arc<ScriptedTransport>) -> (Producer, tempfile::TempDir, Sequence) {
     let (producer, directory) = producer_on(Arc::clone(transport) as _).await;
     let mut sequence = Sequence::of(KEY);
-    for result in producer.emit_batch(vec![sequence.next().request()]).await {
-        result.unwrap();
-    }
+    producer.emit(sequence.next().request()).await.unwrap();
     transport.hold(KEY);
     (producer, directory, sequence)
 }
