@@ -34,6 +34,7 @@ mod detours;
 mod direct;
 pub(crate) mod fallback;
 mod health;
+pub(crate) mod known;
 pub(crate) mod relays;
 mod room;
 pub(crate) mod spill;

@@ -15,11 +15,13 @@ use crate::error::{ErrorKind, Result};
 use crate::outbox::{Hole, Lease, Leases, Limits, Outbox, Page, Parked, StoredRow, highest};
 use crate::producer::client::{Role, Transports};
 use crate::producer::fallback::Fallback;
+use crate::producer::known::Key;
 use crate::telemetry::metrics;
 use crate::transport::{Delivery, OnDelivery, Transport};
 
 mod changes;
 mod cursor;
+mod firsts;
 mod handed;
 mod lane;
 mod nudge;
@@ -28,6 +30,7 @@ mod poll;
 mod witnesses;
 
 use cursor::{Cursor, Look};
+use firsts::{Firsts, Turn};
 pub(crate) use handed::{Handed, Journaled};
 use lane::{Lane, Trial};
 use nudge::nudge;
@@ -89,6 +92,8 @@ struct Report {
     ticket: Ticket,
     /// Which of the relay's clients it was submitted to.
     client: u32,
+    /// Whether it was that client's first of its key.
+    first: Option<Key>,
     result: Result<Delivery>,
 }
 
@@ -117,6 +122,8 @@ pub(crate) struct Relay {
     transport: Arc<dyn Transport>,
     /// Counts the clients: one that failed for good is replaced.
     client: u32,
+    /// Of which keys that client has delivered something.
+    firsts: Firsts,
     lanes: BTreeMap<u16, Lane>,
     /// Counts how often it took over a lane.
     tenures: u64,
@@ -156,6 +163,7 @@ impl Relay {
             transport: transports.connect(Role::Relay)?,
             transports,
             client: 0,
+            firsts: Firsts::new(now),
             lanes: BTreeMap::new(),
             tenures: 0,
             queue: VecDeque::new(),
@@ -421,8 +429,11 @@ impl Relay {
 
     /// Takes in what became of a row.
     fn take(&mut self, report: Report) -> Result<()> {
-        let Report { ticket: Ticket { lane: index, tenure, number }, client, result } = report;
+        let Report { ticket: Ticket { lane: index, tenure, number }, client, first, result } = report;
         self.submitted -= 1;
+        if let Some(first) = first.filter(|_| client == self.client) {
+            self.firsts.ended(first, result.is_ok());
+        }
         if let Err(error) = &result
             && error.kind() == ErrorKind::ClientFailed
             && client == self.client
@@ -430,6 +441,7 @@ impl Relay {
             tracing::error!(%error, "the relay's client failed for good, and is replaced");
             self.transport = self.transports.connect(Role::Relay)?;
             self.client += 1;
+            self.firsts = Firsts::new(Instant::now());
         }
         // Of a lane that was lost, even if it was won again since, the new lease starts from what was saved.
         let Some(lane) = self.lanes.get_mut(&index).filter(|lane| lane.tenure == tenure) else {
@@ -481,16 +493,27 @@ impl Relay {
                     continue;
                 }
             };
+            let first = match self.firsts.turn(record, Instant::now()) {
+                Turn::Pipelined => None,
+                Turn::Alone(first) => Some(first),
+                Turn::Wait => {
+                    lane.hold_back(number, Instant::now());
+                    continue;
+                }
+            };
             let (reporter, client) = (self.reporter.clone(), self.client);
             let on_delivery = OnDelivery::new(move |result| {
                 // The relay may be gone: its successor reads the row again.
-                let _ = reporter.send(Report { ticket, client, result });
+                let _ = reporter.send(Report { ticket, client, first, result });
             });
             if self.transport.submit(record, on_delivery).is_err() {
                 self.queue.push_front(ticket);
                 return Ok(());
             }
             self.submitted += 1;
+            if let Some(first) = first {
+                self.firsts.began(first);
+            }
             if let Some(lane) = self.lanes.get_mut(&index) {
                 lane.submitted += 1;
             }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::client::Client;
 use super::direct::{LOOK_EVERY, published};
+use super::known::Key;
 use super::{Producer, Shared};
 use crate::BoxFuture;
 use crate::breaker::Permit;
@@ -21,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::EmitRequest;
 use crate::policy::OutboxMode;
 use crate::telemetry::Emit;
-use crate::transport::{OnDelivery, QueueFull};
+use crate::transport::{OnDelivery, QueueFull, Record};
 
 mod chain;
 mod detour;
@@ -230,6 +231,15 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// Something of the chain's key was delivered.
+    fn learn(&mut self, chain: usize, record: &Record) {
+        let state = &mut self.chains[chain];
+        if state.generation() == self.client.generation && !state.knows(&record.topic) {
+            state.learn(&record.topic);
+            self.shared.clients.learn(self.client.generation, Key::of(record), self.now);
+        }
+    }
+
     fn chain_of(&mut self, key: &Bytes) -> usize {
         if let Some(chain) = self.by_key.get(key) {
             return *chain;
@@ -278,7 +288,8 @@ impl<'a> Batch<'a> {
                     }
                 }
                 Way::Publish(permit) => {
-                    let proven = event.resolved.definition.is_proven();
+                    let proven =
+                        || event.resolved.definition.is_proven() && self.is_known(chain, &event.resolved.record);
                     if !self.chains[chain].may_submit(self.client.generation, proven) {
                         return;
                     }
@@ -291,6 +302,12 @@ impl<'a> Batch<'a> {
                 Way::Alone => return self.deliver(chain, place),
             }
         }
+    }
+
+    /// Whether the client has delivered something of the chain's key on the record's topic.
+    fn is_known(&self, chain: usize, record: &Record) -> bool {
+        self.chains[chain].knows(&record.topic)
+            || self.shared.clients.knows(self.client.generation, Key::of(record), self.now)
     }
 
     fn way(&self, resolved: &Resolved) -> Way {
@@ -452,6 +469,7 @@ impl<'a> Batch<'a> {
             match result {
                 Ok(delivery) => {
                     if let Some(Event { resolved, emit, bytes, .. }) = self.events.remove(place) {
+                        self.learn(chain, &resolved.record);
                         self.finish(Done { place, emit, bytes, result: Ok(published(resolved, delivery)) });
                     }
                 }

@@ -1,8 +1,11 @@
 //! The clients of a producer.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::known::{Key, Known};
 use crate::error::Result;
 use crate::transport::Transport;
 
@@ -64,12 +67,15 @@ pub(super) struct Client {
 pub(super) struct DirectClient {
     transports: Transports,
     current: RwLock<Client>,
+    /// The keys of the client of this generation.
+    known: Mutex<(u32, Known)>,
 }
 
 impl DirectClient {
     pub(super) fn connect(transports: Transports) -> Result<Self> {
         let transport = transports.connect(Role::Direct)?;
-        Ok(Self { transports, current: RwLock::new(Client { transport, generation: 0 }) })
+        let known = Mutex::new((0, Known::new(Instant::now())));
+        Ok(Self { transports, current: RwLock::new(Client { transport, generation: 0 }), known })
     }
 
     pub(super) fn transports(&self) -> &Transports {
@@ -79,6 +85,23 @@ impl DirectClient {
     pub(super) fn current(&self) -> Client {
         // Nothing panics while it holds this lock.
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the client of this generation has delivered something of the key.
+    pub(super) fn knows(&self, generation: u32, key: Key, now: Instant) -> bool {
+        let (of, known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        *of == generation && known.has(key, now)
+    }
+
+    /// The client of this generation has delivered something of the key.
+    pub(super) fn learn(&self, generation: u32, key: Key, now: Instant) {
+        let (of, known) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if *of < generation {
+            (*of, *known) = (generation, Known::new(now));
+        }
+        if *of == generation {
+            known.add(key);
+        }
     }
 
     /// Replaces the client of this generation, unless somebody else has. What the old one holds is given up: each record is

@@ -34,7 +34,7 @@ const MAX_ERROR_BYTES: usize = 4_096;
 ///
 /// Rows are submitted in order, without waiting for one another. When the row of a key fails, the key is *stuck*: its
 /// later rows wait; those in flight are waited for; then its first row is tried alone, until it is delivered; then
-/// the others follow. Other keys go on meanwhile.
+/// the others follow. Other keys go on meanwhile. So it is with a key whose first row has to go alone.
 ///
 /// When the row itself is at fault, the key is *parked* instead: what is left of it is noted down as held, which counts as
 /// handled, and leaves the memory. So are its later rows. Now and then its first held row is read back and tried; once
@@ -80,6 +80,7 @@ struct Row {
 
 #[derive(Debug)]
 struct Stuck {
+    /// How often it has failed: not at all, if its rows are only held back.
     attempts: u32,
     retry_at: Instant,
     in_flight: usize,
@@ -256,6 +257,25 @@ impl Lane {
         false
     }
 
+    /// A row that was queued may not be submitted before the one of its key that is in flight is reported on.
+    pub(crate) fn hold_back(&mut self, number: i64, now: Instant) {
+        let Some(row) = self.rows.get_mut(&number) else { return };
+        row.in_flight = false;
+        let key = row.key.clone();
+        if let Some(stuck) = self.stuck.get_mut(&key) {
+            // It is tried alone, and something of an earlier tenure is in flight still.
+            stuck.in_flight -= 1;
+            stuck.retry_at = stuck.retry_at.max(now + FIRST_BACKOFF);
+        } else {
+            let in_flight = self.in_flight_of(&key);
+            self.stuck.insert(key, Stuck { attempts: 0, retry_at: now, in_flight, fault: None });
+        }
+    }
+
+    fn in_flight_of(&self, key: &Bytes) -> usize {
+        self.rows.values().filter(|row| row.key == *key && row.in_flight).count()
+    }
+
     /// A row is on the topic. Yields the numbers that may be submitted now, in order.
     pub(crate) fn delivered(&mut self, number: i64, now: Instant) -> Vec<i64> {
         let Some(row) = self.remove(number) else {
@@ -296,19 +316,18 @@ impl Lane {
         };
         row.in_flight = false;
         let key = row.key.clone();
-        let others_in_flight = || self.rows.values().filter(|other| other.key == key && other.in_flight).count();
+        let in_flight = if self.stuck.contains_key(&key) { 0 } else { self.in_flight_of(&key) };
         let stuck = match self.stuck.get_mut(&key) {
             Some(stuck) => {
                 stuck.in_flight -= 1;
                 // Of the rows that were in flight together only the first failure is one of the key.
-                if stuck.in_flight == 0 && stuck.retry_at <= now {
+                if stuck.attempts == 0 || (stuck.in_flight == 0 && stuck.retry_at <= now) {
                     stuck.attempts += 1;
                     stuck.retry_at = now + backoff(stuck.attempts);
                 }
                 stuck
             }
             None => {
-                let in_flight = others_in_flight();
                 let stuck = Stuck { attempts: 1, retry_at: now + backoff(1), in_flight, fault: None };
                 self.stuck.entry(key.clone()).or_insert(stuck)
             }

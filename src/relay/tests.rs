@@ -270,8 +270,17 @@ impl Transport for SlowTransport {
     }
 }
 
-/// A relay that has leased the lane, taken step by step.
+/// A relay that has leased the lane, and delivered something of the key, taken step by step.
 async fn leased(outbox: &Arc<FakeOutbox>) -> (Relay, Arc<SlowTransport>) {
+    let (mut relay, transport) = new_to_its_keys(outbox).await;
+    let record = row(1, Bytes::from("key")).record.unwrap();
+    let Turn::Alone(first) = relay.firsts.turn(&record, Instant::now()) else { panic!("it is the first") };
+    relay.firsts.ended(first, true);
+    (relay, transport)
+}
+
+/// A relay that has leased the lane, taken step by step.
+async fn new_to_its_keys(outbox: &Arc<FakeOutbox>) -> (Relay, Arc<SlowTransport>) {
     let transport = Arc::new(SlowTransport::default());
     let mut relay = relay_of(outbox, Arc::clone(&transport) as Arc<dyn Transport>).await;
     relay.keep_leases().await;
@@ -923,6 +932,26 @@ async fn behind_a_gap_what_is_handed_over_is_read_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_clients_first_row_of_a_key_goes_alone_and_the_others_without_waiting_for_one_another() {
+    let outbox = FakeOutbox::new(1..6, RangeSet::new());
+    outbox.rows.lock().unwrap().insert(3, "other".into());
+    let (mut relay, transport) = new_to_its_keys(&outbox).await;
+    read_page(&mut relay).await;
+    assert_eq!(submit(&mut relay, &transport), [1, 3]);
+    transport.deliver_all();
+    relay.take_reports().unwrap();
+    assert_eq!(submit(&mut relay, &transport), [1, 3, 2, 4, 5]);
+    // Another client is as new to its keys as the first one was.
+    let record = row(1, Bytes::from("key")).record.unwrap();
+    assert_eq!(relay.firsts.turn(&record, Instant::now()), Turn::Pipelined);
+    for on_delivery in std::mem::take(&mut *transport.held.lock().unwrap()) {
+        on_delivery.call(Err(Error::new(ErrorKind::ClientFailed, "told to fail")));
+    }
+    relay.take_reports().unwrap();
+    assert!(matches!(relay.firsts.turn(&record, Instant::now()), Turn::Alone(_)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_row_of_another_life_of_the_database_is_not_taken() {
     let outbox = FakeOutbox::new([], RangeSet::new());
     let (mut relay, transport) = leased(&outbox).await;
@@ -1065,7 +1094,10 @@ proptest! {
                     30..33 => if let Some(answer) = answer.take() {
                         relay.look(answer);
                     },
-                    33..36 => relay.submit().unwrap(),
+                    33..36 => {
+                        relay.retry_stuck();
+                        relay.submit().unwrap();
+                    }
                     36..38 => {
                         transport.deliver_all();
                         relay.take_reports().unwrap();
@@ -1082,8 +1114,11 @@ proptest! {
             }
             outbox.horizon.store(u64::MAX, Ordering::SeqCst);
             for _ in 0..10 {
+                // Rows that were held back behind some of a former lease are tried again after a moment.
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 relay.save(true).await;
                 read_page(&mut relay).await;
+                relay.retry_stuck();
                 relay.submit().unwrap();
                 transport.deliver_all();
                 relay.take_reports().unwrap();

@@ -1,6 +1,6 @@
 //! The brokers, and the clients that each process has of them (src/transport/kafka.rs).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -84,6 +84,8 @@ struct State {
     failed: bool,
     /// Keys of which a record has expired.
     expired: Vec<usize>,
+    /// Partitions whose leaders know the client, and those to come.
+    known_to: BTreeSet<usize>,
 }
 
 impl std::fmt::Debug for State {
@@ -123,6 +125,7 @@ impl Client {
             given_up: false,
             failed: false,
             expired: Vec::new(),
+            known_to: BTreeSet::new(),
         };
         let inner = Arc::new(Inner {
             world: Arc::clone(world),
@@ -336,7 +339,7 @@ impl Inner {
             // The connection on which it waited was closed, and nobody sends it again.
             return;
         }
-        let results = self.append(partition, batch);
+        let results = self.append(partition, batch, waited);
         let loses = self.world.has(|fault| fault == Fault::LostAcks) && luck;
         if loses && !acknowledge.is_closed() {
             self.world.reach(Situation::LostAck);
@@ -348,9 +351,25 @@ impl Inner {
         let _ = acknowledge.send(results);
     }
 
-    /// The broker takes a batch.
-    fn append(&self, partition: usize, batch: Batch) -> Vec<(u64, Result<Delivery>)> {
+    /// The broker takes a batch. If that was two requests of a client that it knows nothing of, and it `has_taken_over` since the first
+    /// one was sent, it may take the second alone.
+    fn append(&self, partition: usize, mut batch: Batch, has_taken_over: bool) -> Vec<(u64, Result<Delivery>)> {
         let mut results = Vec::new();
+        if self.state().known_to.insert(partition) && has_taken_over && batch.len() > 1 {
+            let count = self.state().rng.usize(1..batch.len());
+            for (serial, event, _) in batch.drain(..count) {
+                self.world.reach(Situation::TakenAlone);
+                self.world.tell(|| format!("{}: e{event} is not taken, and one behind it is", self.name()));
+                if self.role == Role::Direct {
+                    let state = self.state();
+                    let Some(key) = state.held.get(&serial).map(|held| held.key) else { continue };
+                    let behind = state.held.range(serial + 1..).filter(|(_, other)| other.key == key);
+                    self.world.ledger().overtaken.extend(behind.map(|(_, other)| (event, other.event)));
+                }
+                results
+                    .push((serial, Err(Error::new(ErrorKind::Timeout, "one behind it was taken").or_ambiguous(true))));
+            }
+        }
         for (serial, event, record) in batch {
             let key = key_of(&record);
             let is_dead_letter = record.topic.ends_with(".dlq");

@@ -32,6 +32,7 @@ situations! {
     ParkedCrash: "a process crashes that has parked a key",
     ParkedDelivered: "a parked key is freed",
     DeadLettered: "the relay writes a dead letter",
+    TakenAlone: "a leader that does not know a client takes a later record of it without an earlier one",
     FailedAhead: "a record fails while later ones of its key are in flight",
     LostAck: "an acknowledgement is lost",
     Ghost: "a record of a client that was given up arrives",

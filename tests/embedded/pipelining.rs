@@ -18,11 +18,13 @@ const MOMENT: Duration = Duration::from_millis(50);
 
 const KEY: &str = "tenant-1";
 
-/// A producer whose topic has taken the first event of [`KEY`], and holds the others from now on.
+/// A producer whose client has delivered the first event of [`KEY`], and holds the others from now on.
 async fn holding(transport: &Arc<ScriptedTransport>) -> (Producer, tempfile::TempDir, Sequence) {
     let (producer, directory) = producer_on(Arc::clone(transport) as _).await;
     let mut sequence = Sequence::of(KEY);
-    producer.emit(sequence.next().request()).await.unwrap();
+    for result in producer.emit_batch(vec![sequence.next().request()]).await {
+        result.unwrap();
+    }
     transport.hold(KEY);
     (producer, directory, sequence)
 }

@@ -82,17 +82,20 @@ async fn a_key_that_the_broker_refuses_holds_only_itself_and_drains_in_order_whe
 async fn records_that_fail_in_flight_are_sent_again_in_order() {
     let transport = Arc::new(ScriptedTransport::default());
     let (producer, _directory) = producer_on(Arc::clone(&transport) as _).await;
-    transport.hold("tenant-1");
     let mut sequence = Sequence::of("tenant-1");
-    store(&producer, &mut sequence, 30).await;
     let _relay = RunningRelay::of(&producer);
-    until("all are in flight", || transport.held_count() == 30).await;
+    // Nothing follows the first record of a key before that has arrived.
+    store(&producer, &mut sequence, 1).await;
+    until("the first one has arrived", || transport.numbers_of("tenant-1").len() == 1).await;
+    transport.hold("tenant-1");
+    store(&producer, &mut sequence, 30).await;
+    until("all others are in flight", || transport.held_count() == 30).await;
     transport.memory.take_down();
     transport.release();
     store(&producer, &mut sequence, 10).await;
     transport.memory.bring_back();
-    until("all have arrived", || transport.numbers_of("tenant-1").len() == 40).await;
-    assert_eq!(transport.numbers_of("tenant-1"), first(40));
+    until("all have arrived", || transport.numbers_of("tenant-1").len() == 41).await;
+    assert_eq!(transport.numbers_of("tenant-1"), first(41));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

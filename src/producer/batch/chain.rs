@@ -2,6 +2,7 @@
 //! clock.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// The events of one key, each by its place in the batch.
 ///
@@ -19,6 +20,8 @@ pub(super) struct Chain {
     landed: Option<usize>,
     /// Of which client those in flight are.
     generation: u32,
+    /// The topics on which that client has delivered something of the key.
+    known: Vec<Arc<str>>,
     /// Whether what was taken out is on its way elsewhere: nothing moves until it is back.
     away: bool,
 }
@@ -44,13 +47,16 @@ impl Chain {
     }
 
     /// Whether it may be submitted to the client of this generation, behind those in flight: only if they are of the same
-    /// client, and the topic is `proven` to take records.
-    pub(super) fn may_submit(&self, generation: u32, proven: bool) -> bool {
-        self.next().is_some() && (self.in_flight.is_empty() || (proven && self.generation == generation))
+    /// client, and that is `proven` to deliver its records.
+    pub(super) fn may_submit(&self, generation: u32, proven: impl FnOnce() -> bool) -> bool {
+        self.next().is_some() && (self.in_flight.is_empty() || (self.generation == generation && proven()))
     }
 
     /// The next event was submitted.
     pub(super) fn submitted(&mut self, generation: u32) {
+        if self.generation != generation {
+            self.known.clear();
+        }
         self.generation = generation;
         self.in_flight.extend(self.waiting.pop_front());
     }
@@ -76,6 +82,18 @@ impl Chain {
             self.lost.push(event);
         }
         true
+    }
+
+    /// Whether its client has delivered something of the key on this topic, as far as the chain knows.
+    pub(super) fn knows(&self, topic: &str) -> bool {
+        self.known.iter().any(|known| **known == *topic)
+    }
+
+    /// Its client has delivered something of the key on this topic.
+    pub(super) fn learn(&mut self, topic: &Arc<str>) {
+        if !self.knows(topic) {
+            self.known.push(Arc::clone(topic));
+        }
     }
 
     /// Those in flight, in order.
@@ -155,7 +173,7 @@ mod tests {
 
     fn submit(chain: &mut Chain, count: usize) {
         for _ in 0..count {
-            assert!(chain.may_submit(1, true));
+            assert!(chain.may_submit(1, || true));
             chain.submitted(1);
         }
     }
@@ -163,19 +181,34 @@ mod tests {
     #[test]
     fn until_its_topic_is_proven_one_goes_alone() {
         let mut chain = chain(3);
-        assert!(chain.may_submit(1, false));
+        assert!(chain.may_submit(1, || false));
         chain.submitted(1);
-        assert!(!chain.may_submit(1, false) && chain.may_submit(1, true));
-        assert!(chain.reported(0, true) && chain.may_submit(1, false));
+        assert!(!chain.may_submit(1, || false) && chain.may_submit(1, || true));
+        assert!(chain.reported(0, true) && chain.may_submit(1, || false));
+    }
+
+    #[test]
+    fn what_a_client_has_delivered_says_nothing_of_another_client() {
+        let mut chain = chain(3);
+        submit(&mut chain, 1);
+        chain.learn(&"t".into());
+        assert!(chain.knows("t") && !chain.knows("u"));
+        submit(&mut chain, 1);
+        assert!(chain.knows("t"));
+        chain.give_up();
+        chain.loss();
+        chain.back(&[]);
+        chain.submitted(2);
+        assert!(!chain.knows("t"));
     }
 
     #[test]
     fn nothing_goes_to_a_new_client_while_an_older_one_has_some() {
         let mut chain = chain(3);
         submit(&mut chain, 1);
-        assert!(!chain.may_submit(2, true));
+        assert!(!chain.may_submit(2, || true));
         chain.reported(0, true);
-        assert!(chain.may_submit(2, true));
+        assert!(chain.may_submit(2, || true));
     }
 
     #[test]
@@ -293,7 +326,7 @@ mod tests {
             let mut last = None;
             for step in steps {
                 match step {
-                    Step::Submit { proven, generation } if chain.may_submit(generation, proven) => {
+                    Step::Submit { proven, generation } if chain.may_submit(generation, || proven) => {
                         let event = chain.next().unwrap();
                         prop_assert!(lost.is_empty() && out.is_empty(), "{event} behind {lost:?} or {out:?}");
                         prop_assert!(in_flight.is_empty() || proven);

@@ -337,6 +337,44 @@ async fn a_key_is_free_only_when_nothing_of_it_is_in_flight_or_waits_before() {
     assert_eq!((lane.floor(), lane.delivered(2, now), lane.floor()), (2, Vec::new(), 4));
 }
 
+#[tokio::test(start_paused = true)]
+async fn rows_that_are_held_back_follow_the_one_before_them_once_it_is_delivered() {
+    let (mut lane, now) = (lane(&["a", "a", "b", "a"]), Instant::now());
+    lane.hold_back(2, now);
+    assert!(lane.may_submit(3, now) && !lane.may_submit(4, now), "those of its key wait behind it");
+    assert!(!lane.add(row(5, "a")));
+    assert_eq!((lane.due(now + MAX_BACKOFF), lane.next_due(now)), (Vec::new(), None), "1 is in flight");
+    assert_eq!(lane.delivered(1, now), [2, 4, 5]);
+    assert!(lane.add(row(6, "a")), "the key is free again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_is_held_back_is_tried_alone_if_those_behind_it_were_queued_when_the_first_one_arrived() {
+    let (mut lane, now) = (lane(&["a", "a", "a"]), Instant::now());
+    lane.hold_back(2, now);
+    assert_eq!(lane.delivered(1, now), [0_i64; 0], "3 is queued still");
+    assert!(!lane.may_submit(3, now));
+    assert_eq!((lane.next_due(now), lane.due(now)), (Some(now), vec![2]));
+    lane.hold_back(2, now);
+    assert_eq!(
+        (lane.due(now), lane.next_due(now)),
+        (Vec::new(), Some(now + FIRST_BACKOFF)),
+        "it does not try for ever"
+    );
+    assert_eq!(lane.due(now + FIRST_BACKOFF), [2]);
+    assert_eq!(lane.delivered(2, now), [3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_whose_rows_are_held_back_waits_as_any_other_when_its_first_row_fails() {
+    let (mut lane, now) = (lane(&["a", "a"]), Instant::now());
+    lane.hold_back(2, now);
+    assert_eq!(lane.failed(1, &outage(), now, Utc::now()), 1);
+    assert_eq!((lane.due(now), lane.next_due(now)), (Vec::new(), Some(now + FIRST_BACKOFF)));
+    assert_eq!(lane.due(now + FIRST_BACKOFF), [1]);
+    assert_eq!(lane.failed(1, &outage(), now + FIRST_BACKOFF, Utc::now()), 2);
+}
+
 proptest! {
     /// A broker that takes what is submitted in order, but fails or refuses any attempt it likes, and lets a failed row's
     /// successors land if they were in flight with it; and relays that die. Everything arrives; and what was never in flight
