@@ -33,7 +33,7 @@ impl Shared {
     /// Within what time the broker answers; and whether the client failed for good, and there is no other.
     async fn ask_broker(&self) -> (Result<Duration>, bool) {
         let client = self.clients.current();
-        let answer = probe(&*client.transport).await;
+        let answer = probe(&*client.transport, PROBE_TIMEOUT).await;
         if !answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::ClientFailed) {
             return (answer, false);
         }
@@ -50,9 +50,10 @@ impl Shared {
     }
 }
 
-async fn probe(transport: &dyn Transport) -> Result<Duration> {
+/// Asks the broker for a sign of life. Yields within what time it came.
+pub(super) async fn probe(transport: &dyn Transport, within: Duration) -> Result<Duration> {
     let begun = Instant::now();
-    match timeout(PROBE_TIMEOUT + GRACE, transport.probe(PROBE_TIMEOUT)).await {
+    match timeout(within + GRACE, transport.probe(within)).await {
         Ok(answer) => answer.map(|()| begun.elapsed()),
         Err(_) => Err(Error::new(ErrorKind::Timeout, "the broker did not answer in time")),
     }

@@ -7,8 +7,10 @@ use tokio::time::{Instant, timeout};
 
 use super::client::DirectClient;
 use super::fallback::Fallback;
+use super::health::probe;
 use super::room::Room;
 use crate::breaker::{Breaker, BreakerState, pulse::Pulse};
+use crate::error::ErrorKind;
 use crate::telemetry::metrics;
 use crate::transport::Transport;
 
@@ -93,7 +95,13 @@ impl Watch {
                 BreakerState::ForcedOpen => {}
                 BreakerState::HalfOpen | BreakerState::Open => {
                     if Instant::now() >= probe_at {
-                        self.breaker.probed(answers(&*client.transport).await);
+                        let answer = probe(&*client.transport, PROBE_TIMEOUT).await;
+                        self.breaker.probed(answer.is_ok());
+                        if answer.is_err_and(|error| error.kind() == ErrorKind::ClientFailed)
+                            && let Some(clients) = self.clients.upgrade()
+                        {
+                            clients.replace(client.generation);
+                        }
                         probe_at = Instant::now() + PROBE_EVERY;
                     }
                     self.look(&*client.transport, &mut pulse);
@@ -126,16 +134,3 @@ impl Watch {
 }
 
 const UNWATCHED: &str = "the client can't be watched; the breaker hears of failures alone";
-
-/// Asks the broker for a sign of life.
-async fn answers(transport: &dyn Transport) -> bool {
-    // The transport keeps to the time by itself, but it may be anybody's.
-    match timeout(PROBE_TIMEOUT * 2, transport.probe(PROBE_TIMEOUT)).await {
-        Ok(Ok(())) => true,
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "the broker does not answer yet");
-            false
-        }
-        Err(_) => false,
-    }
-}

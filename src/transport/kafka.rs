@@ -30,7 +30,7 @@ pub(crate) mod token;
 pub(crate) mod topics;
 mod trust;
 
-use failure::{failure, inferred};
+use failure::{failure, inferred, stranded};
 use token::Tokens;
 use topics::Topics;
 use trust::{Trust, is_refusal};
@@ -58,6 +58,8 @@ struct Gauge {
     acknowledged: AtomicU64,
     /// Whether the client has said that no broker is left, and nothing was heard of one since.
     cut: AtomicBool,
+    /// Whether the client knows no broker any more: it will not find one.
+    is_stranded: AtomicBool,
     retired: AtomicBool,
     /// In microseconds; 0, while nothing is known.
     round_trip: AtomicU64,
@@ -98,6 +100,10 @@ impl Gauge {
         self.trust().shuts_out(waiting, Instant::now())
     }
 
+    fn is_stranded(&self) -> bool {
+        self.is_stranded.load(Ordering::SeqCst)
+    }
+
     fn trust(&self) -> MutexGuard<'_, Trust> {
         // Nothing panics while it holds this lock.
         self.trust.lock().unwrap_or_else(PoisonError::into_inner)
@@ -110,6 +116,9 @@ impl Gauge {
             self.heard();
         }
         match failed.kind() {
+            ErrorKind::Timeout | ErrorKind::BrokerUnavailable if self.is_stranded() => {
+                stranded().or_ambiguous(failed.is_ambiguous())
+            }
             // Time went by because nobody lets the client in.
             ErrorKind::Timeout | ErrorKind::BrokerUnavailable => self.trust().refusal(Instant::now()).unwrap_or(failed),
             _ => failed,
@@ -153,6 +162,9 @@ impl ClientContext for Context {
 
     /// What the client has seen of each broker, every so often.
     fn stats(&self, statistics: Statistics) {
+        if statistics.brokers.is_empty() {
+            self.gauge.is_stranded.store(true, Ordering::SeqCst);
+        }
         let windows = statistics.brokers.values().filter_map(|broker| broker.rtt.as_ref());
         let slowest = windows.filter(|window| window.cnt > 0).map(|window| window.p99).max();
         // What was seen last is kept while nothing is asked of a broker.
@@ -263,6 +275,11 @@ impl Transport for KafkaTransport {
             on_delivery.call(Err(refusal));
             return Ok(());
         }
+        if self.gauge.is_stranded() {
+            self.purge();
+            on_delivery.call(Err(stranded()));
+            return Ok(());
+        }
         if self.gauge.retired.load(Ordering::SeqCst) {
             on_delivery
                 .call(Err(Error::new(ErrorKind::BrokerUnavailable, "the client was given up; the event was not sent")));
@@ -354,6 +371,10 @@ impl Transport for KafkaTransport {
                 let message = format!("the Kafka client failed for good ({code:?}): {}", sanitize(&reason));
                 return Err(Error::new(ErrorKind::ClientFailed, message));
             }
+            if gauge.is_stranded() {
+                self.purge();
+                return Err(stranded());
+            }
             let (topic, topics) = (gauge.topics.to_ask_about(), Arc::clone(&gauge.topics));
             // librdkafka has no asynchronous metadata request.
             let answer = tokio::task::spawn_blocking(move || {
@@ -392,6 +413,7 @@ fn is_leaderless(error: Option<RDKafkaErrorCode>, mut leaders: impl Iterator<Ite
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Headers;
 
     #[test]
     fn a_broker_without_leaders_takes_no_records_and_one_that_has_lost_a_topic_does() {
@@ -409,6 +431,26 @@ mod tests {
         let error = KafkaTransport::new(&config, None, Arc::default()).unwrap_err();
         assert!(format!("{error:?}").contains("socket.timeout.ms"), "{error:?}");
         assert!(!format!("{error:?}").contains("pl4nted"), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_client_without_brokers_is_given_up_with_all_it_has() {
+        let mut config = rdkafka::ClientConfig::new();
+        config.set("bootstrap.servers", "127.0.0.1:1");
+        let client = KafkaTransport::new(&config, None, Arc::default()).unwrap();
+        let record = Record { topic: "t".into(), key: "a".into(), headers: Headers::default(), payload: None };
+        let submit = || {
+            let (sender, outcome) = tokio::sync::oneshot::channel();
+            let on_delivery = OnDelivery::new(move |result| drop(sender.send(result.map_err(|error| error.kind()))));
+            client.submit(&record, on_delivery).unwrap();
+            outcome
+        };
+        let waiting = submit();
+        client.producer.context().stats(Statistics::default());
+        let probed = client.probe(Duration::from_secs(1)).await;
+        assert_eq!(probed.unwrap_err().kind(), ErrorKind::ClientFailed);
+        assert_eq!(waiting.await.unwrap(), Err(ErrorKind::ClientFailed));
+        assert_eq!(submit().await.unwrap(), Err(ErrorKind::ClientFailed));
     }
 
     /// What was written to a log.

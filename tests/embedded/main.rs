@@ -18,6 +18,7 @@ mod closing;
 mod conformance;
 mod direct;
 mod dropping;
+mod fenced;
 mod health;
 mod hostile;
 mod journaled;

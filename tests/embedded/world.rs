@@ -34,7 +34,7 @@ pub(crate) const DIRECT_TIMEOUT: Duration = Duration::from_millis(300);
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(4);
 
 /// The one broker of the cluster.
-const BROKER: i32 = 1;
+pub(crate) const BROKER: i32 = 1;
 
 pub(crate) struct World {
     pub(crate) cluster: MockCluster<'static, DefaultProducerContext>,

@@ -5,7 +5,6 @@ use rdkafka::ClientConfig;
 use crate::config::Config;
 use crate::config::security::{Sasl, Security, Tls};
 use crate::producer::client::Role;
-use crate::telemetry::metrics;
 
 /// The relay's client holds a window of the relay's, so its queue is never what it waits for.
 const RELAY_BUFFERED_RECORDS: u32 = 100_000;
@@ -14,7 +13,7 @@ const RELAY_BUFFERED_RECORDS: u32 = 100_000;
 /// costs the relay this time.
 const SOCKET_TIMEOUT_MS: &str = "10000";
 
-/// How often the client says how long brokers take to answer, if anybody is to be told.
+/// How often the client says how long brokers take to answer, and whether it knows any.
 const STATISTICS_INTERVAL_MS: &str = "5000";
 
 /// Lowers what a batch of a client may have to what its topics take: a broker refuses a larger one as a whole, though each of its
@@ -59,11 +58,9 @@ pub(crate) fn client_config(config: &Config, role: Role) -> ClientConfig {
         .set("reconnect.backoff.max.ms", "500")
         .set("socket.timeout.ms", SOCKET_TIMEOUT_MS)
         .set("request.timeout.ms", "5000")
-        .set("socket.keepalive.enable", "true");
+        .set("socket.keepalive.enable", "true")
+        .set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
     secure(&mut client, &config.client.security);
-    if metrics::ARE_TOLD {
-        client.set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
-    }
     for (name, value) in config.client.properties.iter() {
         client.set(name, value);
     }

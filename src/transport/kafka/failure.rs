@@ -36,6 +36,16 @@ pub(super) fn inferred() -> Error {
     Error::new(ErrorKind::Timeout, message).or_ambiguous(true)
 }
 
+/// The error for what is asked of a client that knows no broker any more.
+///
+/// Brokers may answer that there are none, as one does that hung, and that the controller therefore takes for dead. A client drops all
+/// it knows then, those too that it was configured with, and begins anew; but not if another such answer comes meanwhile.
+///
+/// <https://github.com/confluentinc/librdkafka/issues/5301>
+pub(super) fn stranded() -> Error {
+    Error::new(ErrorKind::ClientFailed, "the Kafka client knows no broker any more; a new one is needed")
+}
+
 /// The kind of a code.
 pub(super) fn kind(code: Code) -> ErrorKind {
     meaning(code).0
