@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::BoxFuture;
 use crate::error::{ErrorKind, Result};
-use crate::outbox::{Hole, Lease, Leases, Limits, Outbox, Page, Parked, StoredRow, highest};
+use crate::outbox::Outbox;
 use crate::producer::client::{Role, Transports};
 use crate::producer::fallback::Fallback;
 use crate::producer::known::Key;
@@ -24,12 +24,13 @@ mod cursor;
 mod firsts;
 mod handed;
 mod lane;
+mod leases;
 mod nudge;
 mod poison;
 mod poll;
+mod reading;
 mod witnesses;
 
-use cursor::{Cursor, Look};
 use firsts::{Firsts, Turn};
 pub(crate) use handed::{Handed, Journaled};
 use lane::{Lane, Trial};
@@ -37,14 +38,9 @@ use nudge::nudge;
 pub(crate) use poison::Poison;
 use poison::Verdict;
 use poll::Poll;
+use reading::{Answer, HANDED_WITHIN};
 use witnesses::Witnesses;
 
-/// How long a lease holds. A relay that died is taken over after this time.
-const LEASE_TIME: Duration = Duration::from_secs(10);
-/// Leases are extended this often: two attempts may fail before a lease runs out.
-const RENEW_EVERY: Duration = Duration::from_secs(3);
-/// So often a relay asks for lanes as long as it has fewer than its share: another one is about to hand some over.
-const ASK_EVERY: Duration = Duration::from_millis(500);
 /// How often progress is written, at most. A crash repeats what was delivered since.
 const SAVE_EVERY: Duration = Duration::from_millis(50);
 /// How long to wait before the database is tried again.
@@ -53,31 +49,12 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 const ASK_WITNESSES_EVERY: Duration = Duration::from_millis(500);
 /// How often the relay asks whether numbers that it was told of were given out, if they do not show.
 const ASK_DRAWN_EVERY: Duration = Duration::from_millis(100);
-/// Rows that are to be handed over after their commit are looked for after this time: somebody has forgotten to, or died.
-const HANDED_WITHIN: Duration = Duration::from_millis(100);
-/// So long a row that was handed over waits for one before it, of a transaction that is about to be committed.
-const NEXT_WITHIN: Duration = Duration::from_millis(5);
 /// How often delivered events that are old enough are dropped.
 const RETAIN_EVERY: Duration = Duration::from_secs(60);
 /// No statement of the relay may keep it from its leases for longer.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a relay that stops waits for what is in flight, unless it is told otherwise.
 pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(10);
-
-/// How many rows a page has, shared out evenly among its holes.
-const PAGE_ROWS: usize = 2_000;
-/// A page has this many rows of each hole at least, lest many holes make it crawl.
-const MIN_ROWS_PER_HOLE: usize = 64;
-/// How many bytes of headers and payloads a page has, shared out likewise; and of each hole at least.
-const PAGE_BYTES: usize = 8 << 20;
-const MIN_BYTES_PER_HOLE: usize = 64 << 10;
-/// How many rows may be read and not settled. Two pages fly while the next is read.
-const WINDOW_ROWS: usize = 3 * PAGE_ROWS;
-/// How many rows of one lane may be. One that waits for stuck keys must not fill the window.
-const LANE_ROWS: usize = WINDOW_ROWS / 4;
-/// The same in bytes. What is read beyond is one page at most.
-const WINDOW_BYTES: usize = 3 * PAGE_BYTES;
-const LANE_BYTES: usize = WINDOW_BYTES / 4;
 
 /// A row of a lane, as long as the lease holds under which it was read.
 #[derive(Clone, Copy)]
@@ -99,18 +76,6 @@ struct Report {
 
 /// What the loop does not wait for.
 type Aside<T> = Option<BoxFuture<'static, T>>;
-
-/// A page, and what it was asked for.
-struct Answer {
-    holes: Vec<Hole>,
-    /// Of each hole the tenure of its lane.
-    tenures: Vec<u64>,
-    /// How much of each hole.
-    limits: Limits,
-    /// The last set of witnesses that had ended when it was begun.
-    ended: u64,
-    page: Result<Page>,
-}
 
 pub(crate) struct Relay {
     id: Uuid,
@@ -239,36 +204,6 @@ impl Relay {
         self.drain(drain_time).await
     }
 
-    /// Extends the leases, and takes the lanes that are free. Lanes that are not ours any more are dropped at once, with
-    /// all that is known of them: whoever has them now starts from what was saved.
-    async fn keep_leases(&mut self) {
-        let asked_at = Instant::now();
-        if asked_at < self.renew_at {
-            return;
-        }
-        match within(self.outbox.lease(self.id, LEASE_TIME)).await {
-            Some(Leases { leases, share, life }) => {
-                // Counted from before the question, so never longer than the database counts it.
-                self.leased_until = asked_at + LEASE_TIME;
-                if life != self.life {
-                    // What is known of the lanes is of another history, whatever their epochs are.
-                    self.lanes.clear();
-                }
-                self.life = life;
-                self.hear(&leases, life).await;
-                let pause = if leases.len() < share { ASK_EVERY } else { RENEW_EVERY };
-                self.renew_at = asked_at + if self.adopt(leases).await { pause } else { RETRY_AFTER };
-            }
-            None => {
-                self.renew_at = Instant::now() + RETRY_AFTER;
-                if Instant::now() >= self.leased_until {
-                    self.lanes.clear();
-                }
-            }
-        }
-        self.tell();
-    }
-
     /// Says how far behind it is.
     fn tell(&self) {
         for index in 0..self.fallback.lanes().count() {
@@ -281,89 +216,6 @@ impl Relay {
         if let Some(vitals) = self.transport.vitals() {
             metrics::client("relay", &vitals);
         }
-    }
-
-    /// Takes in which numbers others have drawn. If they were rolled back and nothing is stored behind them, nobody else tells,
-    /// and producers would take the lane for spilled for ever.
-    async fn hear(&self, leases: &[Lease], life: i64) {
-        let spills = &self.fallback.spills;
-        let known = spills.all_known();
-        let is_new = |lease: &Lease| known.get(usize::from(lease.lane)).is_some_and(|known| known.life != life);
-        if leases.iter().any(is_new)
-            && let Some(heads) = within(self.outbox.heads()).await
-        {
-            spills.refresh(&known, &heads);
-        }
-        for lease in leases {
-            spills.hear(lease.lane, lease.last, life);
-        }
-    }
-
-    /// Takes over the lanes that are leased now. False if some have to be asked for again.
-    async fn adopt(&mut self, leases: Vec<Lease>) -> bool {
-        let ours: BTreeMap<u16, i64> = leases.iter().map(|lease| (lease.lane, lease.epoch)).collect();
-        self.lanes.retain(|lane, state| {
-            let kept = ours.get(lane) == Some(&state.epoch);
-            if !kept {
-                tracing::warn!(lane, epoch = state.epoch, "the lease of the lane was lost");
-            }
-            kept
-        });
-        // Of a lane that is new, the parked keys must be known before a row is read; of the others, what is wanted of them.
-        let asked: Vec<_> = leases
-            .iter()
-            .map(|lease| lease.lane)
-            .filter(|lane| self.lanes.get(lane).is_none_or(Lane::has_parked))
-            .collect();
-        let parked = if asked.is_empty() { Some(Vec::new()) } else { within(self.outbox.parked(&asked)).await };
-        let Some(parked) = parked else { return false };
-        let mut of_lane: BTreeMap<u16, Vec<Parked>> = BTreeMap::new();
-        for (lane, parked) in parked {
-            of_lane.entry(lane).or_default().push(parked);
-        }
-        let (mut taken, mut surplus, now) = (0, Vec::new(), Instant::now());
-        for lease in leases {
-            let parked = of_lane.remove(&lease.lane).unwrap_or_default();
-            if let Some(lane) = self.lanes.get_mut(&lease.lane) {
-                lane.leaving |= !lease.keep;
-                for Parked { key, head, command, .. } in parked {
-                    if let Some(command) = command {
-                        lane.command(&key, head, command, now);
-                    }
-                }
-            } else if !lease.keep {
-                surplus.push(lease.lane);
-            } else if is_sound(&lease) {
-                taken += 1;
-                self.tenures += 1;
-                let lane = Lane::new(lease.epoch, self.tenures, Cursor::new(lease.settled), parked, now);
-                self.lanes.insert(lease.lane, lane);
-            }
-        }
-        // Handed over, but that could not be written down; or leased in an earlier life of the database. As long as this relay renews
-        // its leases, nobody else would end these.
-        if !surplus.is_empty() {
-            within(self.outbox.release(self.id, &surplus, false)).await;
-        }
-        self.fallback.spills.relay_here(|lane| self.lanes.contains_key(&lane));
-        if taken > 0 {
-            tracing::info!(taken, owned = self.lanes.len(), "the relay took over lanes");
-            self.poll.hint(now);
-        }
-        true
-    }
-
-    /// Releases the lanes that go to another relay, and have nothing in flight any more.
-    async fn hand_over(&mut self) {
-        let ready = |lane: &Lane| lane.leaving && lane.submitted == 0 && !lane.has_unsaved();
-        let lanes: Vec<_> = self.lanes.iter().filter(|(_, lane)| ready(lane)).map(|(lane, _)| *lane).collect();
-        if lanes.is_empty() {
-            return;
-        }
-        self.lanes.retain(|_, lane| !ready(lane));
-        tracing::info!(lanes = lanes.len(), "the relay hands lanes over");
-        // If that fails, it is done when they are leased again.
-        within(self.outbox.release(self.id, &lanes, false)).await;
     }
 
     /// Drops delivered events that are old enough.
@@ -591,141 +443,6 @@ impl Relay {
         }
     }
 
-    /// Whether there is no room for more rows.
-    fn is_full(&self) -> bool {
-        let rows: usize = self.lanes.values().map(Lane::len).sum();
-        let bytes: usize = self.lanes.values().map(Lane::bytes).sum();
-        rows >= WINDOW_ROWS || bytes >= WINDOW_BYTES
-    }
-
-    /// The lanes of which more rows may be read.
-    fn readable(&self) -> impl Iterator<Item = (u16, &Lane)> {
-        let full = self.is_full();
-        let lanes = self.lanes.iter().map(|(index, lane)| (*index, lane));
-        lanes.filter(move |(_, lane)| !full && may_read(lane))
-    }
-
-    /// Takes in the rows that were handed over, as far as they can't overtake anything; the others are read. Says whether
-    /// there are some of lanes that this relay does not have.
-    fn take_handed(&mut self) -> bool {
-        let handed = self.fallback.handed.take();
-        let (mut elsewhere, now) = (handed.elsewhere, Instant::now());
-        for row in handed.rows {
-            let (full, index) = (self.is_full(), row.lane);
-            let Some(lane) = self.lanes.get_mut(&index) else {
-                elsewhere = true;
-                continue;
-            };
-            // In another life of the database its number may be that of another row.
-            let may_take = !full && may_read(lane) && row.life == self.life;
-            if may_take && lane.hand(Arc::unwrap_or_clone(row).into_stored()) {
-                self.queue_handed(index);
-            } else {
-                self.poll.hint(now);
-            }
-        }
-        elsewhere
-    }
-
-    /// Queues the rows of a lane that were handed over and have nothing missing before them.
-    fn queue_handed(&mut self, index: u16) {
-        let Some(lane) = self.lanes.get_mut(&index) else { return };
-        while let Some(row) = lane.next_handed() {
-            let number = row.sequence;
-            if lane.add(row) {
-                self.queue.push_back(Ticket { lane: index, tenure: lane.tenure, number });
-            }
-        }
-        lane.is_behind &= self.fallback.spills.last(index) >= lane.cursor.first_unknown();
-        self.fallback.spills.settle_below(index, lane.floor(), self.life);
-        if lane.has_early() {
-            self.poll.hint_within(Instant::now(), NEXT_WITHIN);
-        }
-    }
-
-    /// Begins to read a page, if there is room for one.
-    fn read(&mut self) -> Aside<Answer> {
-        let (mut holes, mut tenures) = (Vec::new(), Vec::new());
-        for (index, lane) in self.readable() {
-            holes.extend(lane.cursor.holes(index));
-            tenures.resize(holes.len(), lane.tenure);
-        }
-        if holes.is_empty() {
-            return None;
-        }
-        let share = |whole: usize, least| u32::try_from((whole / holes.len()).max(least)).unwrap_or(u32::MAX);
-        let limits = Limits { rows: share(PAGE_ROWS, MIN_ROWS_PER_HOLE), bytes: share(PAGE_BYTES, MIN_BYTES_PER_HOLE) };
-        let (outbox, ended) = (Arc::clone(&self.outbox), self.witnesses.ended());
-        Some(Box::pin(async move {
-            let page = outbox.page(&holes, limits).await;
-            Answer { holes, tenures, limits, ended, page }
-        }))
-    }
-
-    /// Takes in a page.
-    fn look(&mut self, answer: Answer) {
-        let now = Instant::now();
-        let Answer { holes, tenures, limits, ended, page } = answer;
-        let Page { mut rows, horizon, life } = match page {
-            Ok(page) => page,
-            Err(error) => {
-                tracing::warn!(%error, "a page could not be read; trying again");
-                self.poll.failed(now);
-                return;
-            }
-        };
-        if life != self.life {
-            tracing::warn!("the database was started anew; its lanes are leased anew");
-            self.renew_at = now;
-            return;
-        }
-        self.poll.read(now, !rows.is_empty());
-        rows.sort_unstable_by_key(|row| (row.lane, row.sequence));
-        let mut rows = rows.into_iter().peekable();
-        let mut cut_lane = None;
-        // Holes come lane by lane and in order, as `Cursor::holes` lists them.
-        for (hole, tenure) in holes.into_iter().zip(tenures) {
-            let mut found: Vec<StoredRow> = Vec::new();
-            while let Some(row) = rows.next_if(|row| row.lane == hole.lane && row.sequence < hole.high) {
-                found.push(row);
-            }
-            // Behind a hole that was cut there are rows, perhaps of the same keys, that this page does not have: what it
-            // has of the lane's later holes would overtake them.
-            let lane = self.lanes.get_mut(&hole.lane).filter(|lane| lane.tenure == tenure);
-            let Some(lane) = lane.filter(|_| cut_lane != Some(hole.lane)) else { continue };
-            let numbers: Vec<_> = found.iter().map(|row| row.sequence).collect();
-            let cut = limits.are_reached(&found);
-            let new = lane.cursor.look(&Look { hole, numbers: &numbers, cut, horizon, ended });
-            let Some(new) = new else { continue };
-            if cut {
-                cut_lane = Some(hole.lane);
-            } else if hole.high == i64::MAX {
-                let spills = &self.fallback.spills;
-                let is_missing = numbers.is_empty() && spills.last(hole.lane) >= new;
-                // One that is to be handed over has its time.
-                let is_late = is_missing && lane.misses(new, now) >= HANDED_WITHIN;
-                lane.is_behind = is_late || (is_missing && spills.expected(hole.lane) >= new);
-                if is_missing {
-                    self.poll.hint_within(now, HANDED_WITHIN);
-                }
-            }
-            self.fallback.spills.settle_below(hole.lane, lane.floor(), self.life);
-            for row in found.into_iter().filter(|row| row.sequence >= new) {
-                let number = row.sequence;
-                if lane.add(row) {
-                    self.queue.push_back(Ticket { lane: hole.lane, tenure, number });
-                }
-            }
-            if lane.has_early() {
-                self.queue_handed(hole.lane);
-            }
-        }
-        if self.lanes.values().all(|lane| lane.len() == 0) {
-            self.fallback.advance.made();
-        }
-        self.poll.expect(self.lanes.values().any(|lane| lane.is_behind || lane.cursor.has_gaps()));
-    }
-
     /// When there is next something to do without being told.
     fn wake_at(&self, reading: bool) -> Instant {
         let is_leased = Instant::now() < self.leased_until;
@@ -774,26 +491,6 @@ impl Drop for Relay {
         self.lanes.clear();
         self.tell();
     }
-}
-
-/// Whether the numbers of a lane go on where they ended. If not, as after a restore of the database without its sequences,
-/// new events would be taken for delivered ones.
-fn is_sound(lease: &Lease) -> bool {
-    let highest = highest(&lease.settled);
-    if lease.last < highest {
-        tracing::error!(
-            lane = lease.lane,
-            last = lease.last,
-            highest,
-            "the numbers of the lane have gone back: nothing of it is relayed until its sequence is set to the highest number"
-        );
-    }
-    lease.last >= highest
-}
-
-/// Whether more rows of the lane may be read, as far as it alone is concerned.
-fn may_read(lane: &Lane) -> bool {
-    !lane.leaving && lane.len() < LANE_ROWS && lane.bytes() < LANE_BYTES
 }
 
 /// What is done aside yields; for ever, if nothing is.

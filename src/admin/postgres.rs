@@ -12,7 +12,9 @@ use crate::BoxFuture;
 use crate::error::{ErrorKind, Result};
 use crate::event::EventId;
 use crate::outbox::failure::failed;
-use crate::outbox::postgres::{APPEND, PostgresOutbox, READER_SETTINGS, append, lane_number, lane_of};
+use crate::outbox::postgres::rows::{append, lane_number, lane_of};
+use crate::outbox::postgres::sql::APPEND;
+use crate::outbox::postgres::{PostgresOutbox, READER_SETTINGS};
 use crate::outbox::{Command, Lanes, Outbox as _, Row};
 
 /// Those that are in use.

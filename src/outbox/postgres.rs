@@ -7,22 +7,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgListener, PgPoolOptions, PgRow};
-use sqlx::query::Query;
-use sqlx::{Connection as _, Executor as _, PgConnection, PgExecutor, PgPool, Postgres, Row as _};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions, PgRow};
+use sqlx::{Executor as _, PgConnection, PgExecutor, PgPool, Row as _};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::failure::{failed, failed_again, failed_in_transaction};
 use super::schema::Schema;
 use super::{
-    Appended, Command, Head, HeldRow, Hole, Lag, Lanes, Lease, Leases, Limits, Outbox, Page, Parked, Progress,
-    RETENTION, Row, Settled, StoredRow, envelope, migration, multirange, seconds_of, time_of,
+    Appended, Head, HeldRow, Hole, Lag, Lanes, Leases, Limits, Outbox, Page, Parked, Progress, RETENTION, Row, Settled,
+    migration,
 };
 use crate::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tx::{Inner, Tx};
+
+mod connections;
+pub(crate) mod rows;
+pub(crate) mod sql;
+
+use connections::{Connections, alive, fetch, run, transact, was_cut_off, within};
+use rows::{append, count_of, lane_number, lane_numbers, leases, page, parked, settle, stored_row};
+use sql::{APPEND, APPEND_NEW, FIND, HEADS, HELD, LAG, LANES, LEASE, PAGE, PARKED, RELEASE, SETTLE, WRITERS};
 
 /// The outbox in a schema of its own, `tidings`, of a PostgreSQL database.
 ///
@@ -52,35 +58,6 @@ pub struct PostgresOutbox {
     retention: Duration,
 }
 
-#[derive(Debug, Clone)]
-struct Connections {
-    pool: PgPool,
-    /// Whether each transaction may have another session, and what is outside of one, any.
-    leads_to_pooler: bool,
-    /// What to set in each of those.
-    settings: &'static str,
-}
-
-impl Connections {
-    /// Does the work; behind a pooler in a transaction, since a statement is prepared in one step and executed in another.
-    async fn session<T>(
-        &self,
-        connection: &mut PgConnection,
-        work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
-    ) -> sqlx::Result<T> {
-        if !self.leads_to_pooler {
-            return work(connection).await;
-        }
-        let mut tx = connection.begin().await?;
-        if !self.settings.is_empty() {
-            (&mut *tx).execute(self.settings).await?;
-        }
-        let done = work(&mut tx).await?;
-        tx.commit().await?;
-        Ok(done)
-    }
-}
-
 /// Enough for the appends of a service whose broker is down: each takes well below a millisecond.
 const WRITER_CONNECTIONS: u32 = 8;
 
@@ -96,9 +73,6 @@ const READER_CONNECTIONS: u32 = 2;
 /// An append that finds no connection in this time fails, rather than hold up its caller.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A statement that takes longer has lost its connection: each takes some milliseconds.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// The planner prefers a bitmap scan and a sort for the holes of a page as long as it has no statistics, which is 70
 /// times slower; these settings leave it the index.
 pub(crate) const READER_SETTINGS: [(&str, &str); 5] = [
@@ -111,193 +85,6 @@ pub(crate) const READER_SETTINGS: [(&str, &str); 5] = [
 
 /// The same, where a session is had for one transaction only.
 const READER_SETTINGS_OF_TRANSACTION: &str = "set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; set local jit = off";
-
-pub(crate) const APPEND: &str = "
-    insert into tidings.outbox (lane, seq, event_id, definition_key, topic, record_key, headers, payload, envelope_version)
-    select lane, tidings.next_seq(lane, $9), id, definition, topic, key, headers, payload, $8
-    from unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[])
-         with ordinality as e(lane, id, definition, topic, key, headers, payload, n)
-    order by n
-    returning seq, tidings.life()";
-
-/// As [`APPEND`], but leaves out the rows of which there is one with the same event id already, and says so. Not for every
-/// outbox: PostgreSQL writes an insert that may conflict in two steps.
-const APPEND_NEW: &str = "
-    with e as materialized (
-      select lane, tidings.next_seq(lane, $9) as seq, id, definition, topic, key, headers, payload, n
-      from (select * from unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[])
-            with ordinality as e(lane, id, definition, topic, key, headers, payload, n) order by n) e),
-    added as (
-      insert into tidings.outbox (lane, seq, event_id, definition_key, topic, record_key, headers, payload, envelope_version)
-      select lane, seq, id, definition, topic, key, headers, payload, $8 from e order by n
-      on conflict do nothing
-      returning lane, seq)
-    select added.seq, tidings.life() from e left join added using (lane, seq) order by n";
-
-/// The numbers of rows by their event ids. None of one in another lane: that is another event.
-const FIND: &str = "
-    select (select f.seq from tidings.find(e.id) f where f.lane = e.lane)
-    from unnest($1::smallint[], $2::text[]) with ordinality as e(lane, id, n) order by n";
-
-/// Without an index to keep them apart, there may be several rows with one event id.
-const LANES: &str = "
-    select tidings.layout() as layout,
-           exists (select from pg_index where indrelid = 'tidings.outbox'::regclass and indisunique and indisvalid) as knows_ids";
-
-const HEADS: &str = "
-    select coalesce(pg_sequence_last_value(('tidings.lane_' || lane || '_seq')::regclass), 0) as last,
-           least(lower(int8multirange(int8range(1, null)) - published),
-                 (select min(seq) from tidings.held h where h.lane = l.lane)) as floor,
-           coalesce(upper(published) - 1, 0) as highest_settled, tidings.life() as life, tidings.layout() as layout
-    from tidings.lane l order by lane";
-
-/// Of each lane the first event that waits, and the first that is held: two looks at the index, and one for each gap before
-/// them. Holes come in order, and are looked into until one has a row.
-const LAG: &str = "
-    with waiting as (
-      select l.owner is not null and l.lease_until > clock_timestamp() as relayed,
-             least(first.created_at, held.created_at) as since,
-             greatest(coalesce(pg_sequence_last_value(('tidings.lane_' || l.lane || '_seq')::regclass), 0) + 1
-               - lower(int8multirange(int8range(1, null)) - l.published), 0) as unsettled
-      from tidings.lane l
-      left join lateral (
-        select o.created_at from unnest(int8multirange(int8range(1, null)) - l.published) as hole
-        cross join lateral (
-          select o.created_at from tidings.outbox o
-          where o.lane = l.lane and o.seq >= lower(hole) and o.seq < coalesce(upper(hole), 9223372036854775807)
-          order by o.seq limit 1) o
-        limit 1) first on true
-      left join lateral (
-        select o.created_at from (select min(seq) as seq from tidings.held h where h.lane = l.lane) h
-        cross join lateral (
-          select o.created_at from tidings.outbox o where o.lane = l.lane and o.seq = h.seq limit 1) o) held on true)
-    select extract(epoch from clock_timestamp() - min(since))::float8 as oldest_waiting,
-           count(*) filter (where since is not null and not relayed) as lanes_without_relay,
-           sum(unsettled)::bigint as waiting,
-           (select count(*) from tidings.relay where seen_until > clock_timestamp()) as relays
-    from waiting";
-
-/// The share of this relay, $1: each has as many lanes as the others, and those that come first one more if need be. What it
-/// has too many of it may not keep. A lane that is not in use any more is as good as paused.
-/// An epoch is a time, so that hardly any is given out again when the database is set back.
-const LEASE: &str = "
-    with me as (
-      insert into tidings.relay (id, seen_until) values ($1, clock_timestamp() + $2 * interval '1 millisecond')
-      on conflict (id) do update set seen_until = excluded.seen_until),
-    gone as (delete from tidings.relay where id <> $1 and seen_until < clock_timestamp() - interval '1 hour'),
-    share as (
-      select (l.lanes / r.relays + (r.rank < l.lanes % r.relays)::int) as lanes
-      from (select count(*) as lanes from tidings.lane where not paused and lane < tidings.lanes()) l,
-           (select count(*) + 1 as relays, count(*) filter (where id < $1) as rank
-            from tidings.relay where id <> $1 and seen_until > clock_timestamp()) r),
-    mine as (
-      select lane, not idle and row_number() over (order by idle, lane) <= (select lanes from share) as keep
-      from (select lane, paused or lane >= tidings.lanes() as idle from tidings.lane where owner = $1) l),
-    free as (
-      select lane from tidings.lane
-      where (owner is null or (owner <> $1 and lease_until < clock_timestamp())) and not paused and lane < tidings.lanes()
-      order by lane limit greatest((select lanes from share) - (select count(*) from mine), 0)
-      for update skip locked)
-    update tidings.lane l
-    set epoch = case when owner = $1 and life = tidings.life() then epoch
-                else greatest(epoch + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint) end,
-        owner = $1, life = tidings.life(),
-        lease_until = clock_timestamp() + $2 * interval '1 millisecond'
-    where owner = $1 or lane in (select lane from free)
-    returning lane, epoch, published::text as published,
-              coalesce(pg_sequence_last_value(('tidings.lane_' || lane || '_seq')::regclass), 0) as last,
-              coalesce((select keep from mine where mine.lane = l.lane), true) as keep, (select lanes from share) as share, life";
-
-const RELEASE: &str = "
-    with gone as (delete from tidings.relay where id = $1 and $3)
-    update tidings.lane set owner = null, lease_until = null where owner = $1 and ($3 or lane = any($2))";
-
-const PARKED: &str = "
-    select lane, record_key, head, error_kind, error, attempts, command,
-           extract(epoch from first_failure_at)::float8 as first_failure_at,
-           greatest(extract(epoch from next_attempt_at - clock_timestamp()), 0)::float8 as retry_in
-    from tidings.parked where lane = any($1)";
-
-const HELD: &str = "
-    select o.lane, o.seq, o.topic, o.record_key, o.headers, o.payload, o.envelope_version, o.definition_key
-    from tidings.held h
-    cross join lateral (select * from tidings.outbox o where o.lane = h.lane and o.seq = h.seq) o
-    where h.lane = $1 and h.record_key = $2
-    order by h.seq limit $3";
-
-/// The holes and the horizon come from one snapshot, as the proof that a number is dead asks for. The sum of bytes is of
-/// the rows before: the one that reaches the limit is the last.
-const PAGE: &str = "
-    with snapshot as materialized (select pg_snapshot_xmin(pg_current_snapshot())::text as horizon)
-    select snapshot.horizon, tidings.life() as life, o.* from snapshot left join lateral (
-      select r.lane, r.seq, r.topic, r.record_key, r.headers, r.payload, r.envelope_version
-      from unnest($1::smallint[], $2::bigint[], $3::bigint[]) as hole(lane, low, high)
-      cross join lateral (
-        select o.*, sum(length(o.headers) + coalesce(length(o.payload), 0)) over (order by o.seq) - length(o.headers)
-                    - coalesce(length(o.payload), 0) as before
-        from (
-          select o.lane, o.seq, o.topic, o.record_key, o.headers, o.payload, o.envelope_version
-          from tidings.outbox o
-          where o.lane = hole.lane and o.seq >= hole.low and o.seq < hole.high
-          order by o.seq limit $4) o) r
-      where r.before < $5
-    ) o on true";
-
-/// An insert into the log takes its lock before it draws a number, has a transaction id by then, and holds the locks of both
-/// until its transaction has ended and can be seen. The id stays the same when the transaction is prepared; its process and
-/// its virtual id do not. All locks are read at once.
-const WRITERS: &str = "
-    with locks as materialized (select * from pg_locks where granted)
-    select distinct x.transactionid::text
-    from locks l join locks x using (virtualtransaction)
-    where l.locktype = 'relation' and l.relation = 'tidings.outbox'::regclass and l.mode = 'RowExclusiveLock'
-      and l.database = (select oid from pg_database where datname = current_database())
-      and x.locktype = 'transactionid' and x.mode = 'ExclusiveLock'";
-
-/// The mark is this statement's own transaction id: it is allocated after every gap that the relay has seen. What is said
-/// of a lane whose lease was lost is left out altogether. A key whose command was obeyed, in vain, is parked again at once: no
-/// statement may change a row twice.
-const SETTLE: &str = "
-    with mark as materialized (select pg_current_xact_id()::text as mark),
-    updated as (
-      update tidings.lane l set published = l.published + d.settled::int8multirange
-      from unnest($1::smallint[], $2::bigint[], $3::text[], $22::bigint[]) as d(lane, epoch, settled, life)
-      where l.lane = d.lane and l.epoch = d.epoch and l.life = d.life and d.life = tidings.life()
-      returning l.lane),
-    held as (
-      insert into tidings.held (lane, record_key, seq)
-      select h.lane, h.record_key, h.seq from unnest($4::smallint[], $5::text[], $6::bigint[]) as h(lane, record_key, seq)
-      join updated using (lane)
-      on conflict do nothing),
-    unheld as (
-      delete from tidings.held h
-      using unnest($7::smallint[], $8::text[], $9::bigint[]) as u(lane, record_key, seq), updated
-      where h.lane = u.lane and h.record_key = u.record_key and h.seq = u.seq and updated.lane = u.lane),
-    parked as (
-      insert into tidings.parked (lane, record_key, head, error_kind, error, attempts, first_failure_at, next_attempt_at)
-      select p.lane, p.record_key, p.head, p.error_kind, p.error, p.attempts, to_timestamp(p.first_failure_at),
-             clock_timestamp() + p.retry_in * interval '1 second'
-      from unnest($10::smallint[], $11::text[], $12::bigint[], $13::text[], $14::text[], $15::int[], $16::float8[], $17::float8[])
-           as p(lane, record_key, head, error_kind, error, attempts, first_failure_at, retry_in)
-      join updated using (lane)
-      on conflict (lane, record_key) do update
-      set head = excluded.head, error_kind = excluded.error_kind, error = excluded.error, attempts = excluded.attempts,
-          first_failure_at = excluded.first_failure_at, next_attempt_at = excluded.next_attempt_at,
-          command = case when parked.head = excluded.head and not exists (
-              select from unnest($20::smallint[], $21::text[]) as f(lane, record_key)
-              where f.lane = excluded.lane and f.record_key = excluded.record_key)
-            then parked.command end),
-    obeyed as (
-      update tidings.parked p set command = null
-      from unnest($20::smallint[], $21::text[]) as f(lane, record_key), updated
-      where p.lane = f.lane and p.record_key = f.record_key and updated.lane = f.lane
-        and not exists (
-          select from unnest($10::smallint[], $11::text[]) as n(lane, record_key)
-          where n.lane = f.lane and n.record_key = f.record_key)),
-    freed as (
-      delete from tidings.parked p using unnest($18::smallint[], $19::text[]) as f(lane, record_key), updated
-      where p.lane = f.lane and p.record_key = f.record_key and updated.lane = f.lane)
-    select mark.mark, array(select lane from updated) as lanes from mark";
 
 impl PostgresOutbox {
     /// An outbox in the database of this URL. Connections are opened when they are needed.
@@ -473,119 +260,6 @@ impl PostgresOutbox {
     pub(crate) fn knows_ids(&self) -> bool {
         self.knows_ids.load(Ordering::Relaxed)
     }
-}
-
-/// Runs a statement, for [`STATEMENT_TIMEOUT`] at most.
-async fn fetch(pool: &Connections, statement: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
-    let statement = statement.persistent(!pool.leads_to_pooler);
-    run(pool, async |connection| statement.fetch_all(connection).await).await
-}
-
-/// Works in a transaction that is begun so, on a connection that no one uses afterwards: sqlx gives one whose `begin` was dropped
-/// back to its pool, and whoever has it next adds rows to a transaction that nobody commits.
-async fn transact<T>(
-    pool: &PgPool,
-    begin: &'static str,
-    work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
-) -> sqlx::Result<T> {
-    let mut connection = pool.acquire().await?.detach();
-    connection.execute(begin).await?;
-    let done = work(&mut connection).await?;
-    connection.execute("commit").await?;
-    // The transaction has ended; what becomes of the connection matters to nobody.
-    let _ = connection.close().await;
-    Ok(done)
-}
-
-/// Runs what takes some milliseconds, for [`STATEMENT_TIMEOUT`] at most.
-async fn run<T>(from: &Connections, work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>) -> sqlx::Result<T> {
-    within(from, from.pool.acquire().await?, work).await
-}
-
-/// The same on this connection. One that does not answer is not used again, nor one that leads to a standby: the next may lead to
-/// where the primary is by now.
-async fn within<T>(
-    from: &Connections,
-    mut connection: PoolConnection<Postgres>,
-    work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
-) -> sqlx::Result<T> {
-    match tokio::time::timeout(STATEMENT_TIMEOUT, from.session(&mut connection, work)).await {
-        Ok(done) => {
-            if done.as_ref().is_err_and(only_reads) {
-                connection.close_on_drop();
-            }
-            done
-        }
-        Err(_) => {
-            connection.close_on_drop();
-            Err(timed_out())
-        }
-    }
-}
-
-fn timed_out() -> sqlx::Error {
-    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
-}
-
-/// Whether the connection was gone, be it before the statement or in its middle.
-fn was_cut_off(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(error) => error.kind() != std::io::ErrorKind::TimedOut,
-        // The server's last words: class 57 is that of an operator, of which P01 to P03 are a shutdown, a crash and a start.
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| ["57P01", "57P02", "57P03"].contains(&&*code)),
-        _ => false,
-    }
-}
-
-/// Whether the session can't write, as on a standby.
-fn only_reads(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "25006")
-}
-
-/// A connection that answers. Dead ones are thrown away.
-async fn alive(pool: &PgPool) -> sqlx::Result<PoolConnection<Postgres>> {
-    let look = async {
-        loop {
-            let mut connection = pool.acquire().await?;
-            if connection.ping().await.is_ok() {
-                return Ok(connection);
-            }
-            connection.close_on_drop();
-        }
-    };
-    tokio::time::timeout(STATEMENT_TIMEOUT, look).await.unwrap_or_else(|_| Err(timed_out()))
-}
-
-/// The statement that appends these rows, and yields their numbers in its first column, and the life of the database.
-pub(crate) fn append<'q>(statement: &'q str, lanes: Lanes, rows: &'q [Row]) -> Query<'q, Postgres, PgArguments> {
-    let keys = rows.iter().map(|row| String::from_utf8_lossy(&row.record.key)).collect::<Vec<_>>();
-    sqlx::query(statement)
-        .bind(rows.iter().map(|row| lane_number(row.lane)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.event_id.to_string()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| &*row.definition_key).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| &*row.record.topic).collect::<Vec<_>>())
-        .bind(keys)
-        .bind(rows.iter().map(|row| row.record.headers.as_bytes()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.record.payload.as_deref()).collect::<Vec<_>>())
-        .bind(envelope::VERSION)
-        .bind(lanes.layout())
-}
-
-/// Lanes are few: PostgreSQL has no unsigned type, and a `smallint` holds them.
-pub(crate) fn lane_number(lane: u16) -> i16 {
-    i16::try_from(lane).unwrap_or(i16::MAX)
-}
-
-fn lane_numbers(lanes: &[u16]) -> Vec<i16> {
-    lanes.iter().map(|lane| lane_number(*lane)).collect()
-}
-
-pub(crate) fn lane_of(row: &PgRow, column: &str) -> sqlx::Result<u16> {
-    u16::try_from(row.try_get::<i16, _>(column)?).map_err(|source| sqlx::Error::Decode(source.into()))
-}
-
-fn count_of(row: &PgRow, column: &str) -> sqlx::Result<u32> {
-    u32::try_from(row.try_get::<i64, _>(column)?).map_err(|source| sqlx::Error::Decode(source.into()))
 }
 
 impl Outbox for PostgresOutbox {
@@ -780,113 +454,6 @@ impl Outbox for PostgresOutbox {
                 .map_err(failed("recording progress"))
         })
     }
-}
-
-/// The statement that writes progress down.
-fn settle<'q>(statement: &'q str, progress: &[Progress]) -> Query<'q, Postgres, PgArguments> {
-    type Rows = fn(&Progress) -> &[(Bytes, i64)];
-    let mut statement = sqlx::query(statement)
-        .bind(progress.iter().map(|p| lane_number(p.lane)).collect::<Vec<_>>())
-        .bind(progress.iter().map(|p| p.epoch).collect::<Vec<_>>())
-        .bind(progress.iter().map(|p| multirange::to_text(&p.settled)).collect::<Vec<_>>());
-    let held: [Rows; 2] = [|p| &p.held, |p| &p.unheld];
-    for held in held {
-        let rows = || progress.iter().flat_map(|p| held(p).iter().map(|row| (lane_number(p.lane), row)));
-        statement = statement
-            .bind(rows().map(|(lane, _)| lane).collect::<Vec<_>>())
-            .bind(rows().map(|(_, (key, _))| text(key)).collect::<Vec<_>>())
-            .bind(rows().map(|(_, (_, number))| *number).collect::<Vec<_>>());
-    }
-    let parked: Vec<_> =
-        progress.iter().flat_map(|p| p.parked.iter().map(|parked| (lane_number(p.lane), parked))).collect();
-    statement = statement
-        .bind(parked.iter().map(|(lane, _)| *lane).collect::<Vec<_>>())
-        .bind(parked.iter().map(|(_, p)| text(&p.key)).collect::<Vec<_>>())
-        .bind(parked.iter().map(|(_, p)| p.head).collect::<Vec<_>>())
-        .bind(parked.iter().map(|(_, p)| p.error_kind.as_str()).collect::<Vec<_>>())
-        .bind(parked.iter().map(|(_, p)| p.error.replace('\0', "")).collect::<Vec<_>>())
-        .bind(parked.iter().map(|(_, p)| i32::try_from(p.attempts).unwrap_or(i32::MAX)).collect::<Vec<_>>())
-        .bind(parked.iter().map(|(_, p)| seconds_of(p.first_failure_at)).collect::<Vec<_>>())
-        .bind(parked.iter().map(|(_, p)| p.retry_in.as_secs_f64()).collect::<Vec<_>>());
-    let keys: [fn(&Progress) -> &Vec<Bytes>; 2] = [|p| &p.freed, |p| &p.obeyed];
-    for keys in keys {
-        let rows = || progress.iter().flat_map(|p| keys(p).iter().map(|key| (lane_number(p.lane), key)));
-        statement = statement
-            .bind(rows().map(|(lane, _)| lane).collect::<Vec<_>>())
-            .bind(rows().map(|(_, key)| text(key)).collect::<Vec<_>>());
-    }
-    statement.bind(progress.iter().map(|p| p.life).collect::<Vec<_>>())
-}
-
-/// Record keys are text: they are made of it.
-fn text(key: &Bytes) -> String {
-    String::from_utf8_lossy(key).into_owned()
-}
-
-fn leases(rows: &[PgRow]) -> sqlx::Result<Leases> {
-    let mut leases = Leases::default();
-    for row in rows {
-        let published: &str = row.try_get("published")?;
-        leases.life = row.try_get("life")?;
-        leases.share = usize::try_from(row.try_get::<i64, _>("share")?).unwrap_or_default();
-        leases.leases.push(Lease {
-            lane: lane_of(row, "lane")?,
-            epoch: row.try_get("epoch")?,
-            settled: multirange::from_text(published)
-                .ok_or_else(|| sqlx::Error::Decode("not a set of numbers".into()))?,
-            last: row.try_get("last")?,
-            keep: row.try_get("keep")?,
-        });
-    }
-    Ok(leases)
-}
-
-fn parked(row: &PgRow) -> sqlx::Result<(u16, Parked)> {
-    let first_failure_at: f64 = row.try_get("first_failure_at")?;
-    let parked = Parked {
-        key: row.try_get::<String, _>("record_key")?.into(),
-        head: row.try_get("head")?,
-        // One of a later version is as good as any.
-        error_kind: ErrorKind::named(row.try_get("error_kind")?).unwrap_or(ErrorKind::RecordRejected),
-        error: row.try_get("error")?,
-        attempts: row.try_get::<i32, _>("attempts")?.unsigned_abs(),
-        first_failure_at: time_of(first_failure_at),
-        retry_in: Duration::try_from_secs_f64(row.try_get("retry_in")?).unwrap_or_default(),
-        command: row.try_get::<Option<&str>, _>("command")?.and_then(Command::named),
-    };
-    Ok((lane_of(row, "lane")?, parked))
-}
-
-fn page(rows: &[PgRow]) -> sqlx::Result<Page> {
-    let mut page = Page { rows: Vec::with_capacity(rows.len()), horizon: 0, life: 0 };
-    for row in rows {
-        page.life = row.try_get("life")?;
-        let horizon: &str = row.try_get("horizon")?;
-        page.horizon = horizon.parse().map_err(|source: std::num::ParseIntError| sqlx::Error::Decode(source.into()))?;
-        // Without a row in any hole there is one line that has the horizon alone.
-        if row.try_get::<Option<i16>, _>("lane")?.is_some() {
-            page.rows.push(stored_row(row)?);
-        }
-    }
-    Ok(page)
-}
-
-fn stored_row(row: &PgRow) -> sqlx::Result<StoredRow> {
-    let key = Bytes::from(row.try_get::<String, _>("record_key")?);
-    let (headers, payload): (Vec<u8>, Option<Vec<u8>>) = (row.try_get("headers")?, row.try_get("payload")?);
-    Ok(StoredRow {
-        lane: lane_of(row, "lane")?,
-        sequence: row.try_get("seq")?,
-        bytes: headers.len() + payload.as_ref().map_or(0, Vec::len),
-        record: envelope::decode(
-            row.try_get("envelope_version")?,
-            row.try_get("topic")?,
-            key.clone(),
-            headers,
-            payload,
-        ),
-        key,
-    })
 }
 
 /// Undefined table or schema (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).

@@ -7,10 +7,14 @@ use proptest::prelude::*;
 use rangemap::RangeSet;
 use tokio::sync::{Notify, oneshot};
 
+use super::leases::{LEASE_TIME, RENEW_EVERY, is_sound};
+use super::reading::{LANE_BYTES, LANE_ROWS, NEXT_WITHIN, PAGE_BYTES, PAGE_ROWS};
 use super::*;
 use crate::error::Error;
 use crate::event::EventId;
-use crate::outbox::{Appended, Head, HeldRow, Lanes, Progress, Row, Settled};
+use crate::outbox::{
+    Appended, Head, HeldRow, Hole, Lanes, Lease, Leases, Limits, Page, Parked, Progress, Row, Settled, StoredRow,
+};
 use crate::policy::PoisonMode;
 use crate::transport::memory::MemoryTransport;
 use crate::transport::{OnDelivery, QueueFull, Record, Vitals};

@@ -441,7 +441,9 @@ mod tests {
         let record = Record { topic: "t".into(), key: "a".into(), headers: Headers::default(), payload: None };
         let submit = || {
             let (sender, outcome) = tokio::sync::oneshot::channel();
-            let on_delivery = OnDelivery::new(move |result| drop(sender.send(result.map_err(|error| error.kind()))));
+            let on_delivery = OnDelivery::new(move |result| {
+                let _ = sender.send(result.map_err(|error| error.kind()));
+            });
             client.submit(&record, on_delivery).unwrap();
             outcome
         };

@@ -1,0 +1,124 @@
+//! Statements and transactions, each within its time.
+
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{Connection as _, Executor as _, PgConnection, PgPool, Postgres};
+
+/// A statement that takes longer has lost its connection: each takes some milliseconds.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Clone)]
+pub(super) struct Connections {
+    pub(super) pool: PgPool,
+    /// Whether each transaction may have another session, and what is outside of one, any.
+    pub(super) leads_to_pooler: bool,
+    /// What to set in each of those.
+    pub(super) settings: &'static str,
+}
+
+impl Connections {
+    /// Does the work; behind a pooler in a transaction, since a statement is prepared in one step and executed in another.
+    async fn session<T>(
+        &self,
+        connection: &mut PgConnection,
+        work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+    ) -> sqlx::Result<T> {
+        if !self.leads_to_pooler {
+            return work(connection).await;
+        }
+        let mut tx = connection.begin().await?;
+        if !self.settings.is_empty() {
+            (&mut *tx).execute(self.settings).await?;
+        }
+        let done = work(&mut tx).await?;
+        tx.commit().await?;
+        Ok(done)
+    }
+}
+
+/// Runs a statement, for [`STATEMENT_TIMEOUT`] at most.
+pub(super) async fn fetch(pool: &Connections, statement: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
+    let statement = statement.persistent(!pool.leads_to_pooler);
+    run(pool, async |connection| statement.fetch_all(connection).await).await
+}
+
+/// Works in a transaction that is begun so, on a connection that no one uses afterwards: sqlx gives one whose `begin` was dropped
+/// back to its pool, and whoever has it next adds rows to a transaction that nobody commits.
+pub(super) async fn transact<T>(
+    pool: &PgPool,
+    begin: &'static str,
+    work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+) -> sqlx::Result<T> {
+    let mut connection = pool.acquire().await?.detach();
+    connection.execute(begin).await?;
+    let done = work(&mut connection).await?;
+    connection.execute("commit").await?;
+    // The transaction has ended; what becomes of the connection matters to nobody.
+    let _ = connection.close().await;
+    Ok(done)
+}
+
+/// Runs what takes some milliseconds, for [`STATEMENT_TIMEOUT`] at most.
+pub(super) async fn run<T>(
+    from: &Connections,
+    work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+) -> sqlx::Result<T> {
+    within(from, from.pool.acquire().await?, work).await
+}
+
+/// The same on this connection. One that does not answer is not used again, nor one that leads to a standby: the next may lead to
+/// where the primary is by now.
+pub(super) async fn within<T>(
+    from: &Connections,
+    mut connection: PoolConnection<Postgres>,
+    work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+) -> sqlx::Result<T> {
+    match tokio::time::timeout(STATEMENT_TIMEOUT, from.session(&mut connection, work)).await {
+        Ok(done) => {
+            if done.as_ref().is_err_and(only_reads) {
+                connection.close_on_drop();
+            }
+            done
+        }
+        Err(_) => {
+            connection.close_on_drop();
+            Err(timed_out())
+        }
+    }
+}
+
+fn timed_out() -> sqlx::Error {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
+}
+
+/// Whether the connection was gone, be it before the statement or in its middle.
+pub(super) fn was_cut_off(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() != std::io::ErrorKind::TimedOut,
+        // The server's last words: class 57 is that of an operator, of which P01 to P03 are a shutdown, a crash and a start.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| ["57P01", "57P02", "57P03"].contains(&&*code)),
+        _ => false,
+    }
+}
+
+/// Whether the session can't write, as on a standby.
+fn only_reads(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "25006")
+}
+
+/// A connection that answers. Dead ones are thrown away.
+pub(super) async fn alive(pool: &PgPool) -> sqlx::Result<PoolConnection<Postgres>> {
+    let look = async {
+        loop {
+            let mut connection = pool.acquire().await?;
+            if connection.ping().await.is_ok() {
+                return Ok(connection);
+            }
+            connection.close_on_drop();
+        }
+    };
+    tokio::time::timeout(STATEMENT_TIMEOUT, look).await.unwrap_or_else(|_| Err(timed_out()))
+}
