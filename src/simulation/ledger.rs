@@ -254,8 +254,8 @@ fn check_order(
                     || matches!(event.way, Way::Always | Way::Journaled | Way::Transaction)
                     || accepted < event.built
                     || is_seen;
-                // It was left out, and the database does not know that any more.
-                let is_undone = can_be_undone && other.may_be_left_out();
+                // It was left out, and the database does not know that any more; or that was one of two rows of it.
+                let is_undone = (can_be_undone || other.rows > 1) && other.may_be_left_out();
                 if accepted < event.began && is_promised && !is_undone && !overtaken.contains(&(*behind, *number)) {
                     verdict.violations.push(format!(
                         "out of order: e{number} is before e{behind} of the same key, which was accepted before it was emitted"

@@ -32,17 +32,11 @@ const OTHER_TOPICS: i32 = 1_000;
 const ROUNDS: usize = 2;
 const HOST: &str = "127.0.0.1";
 
-/// What clients are told of the brokers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
-    /// There is this way to one.
-    ThereIsOne,
-    /// There is none.
-    ThereIsNone,
-}
-
 /// The only way to the broker.
-struct Way(watch::Sender<Told>);
+struct Way {
+    /// Whether clients are told that there is none.
+    is_denied: watch::Sender<bool>,
+}
 
 impl Way {
     async fn to(world: &mut World) -> Self {
@@ -51,25 +45,25 @@ impl Way {
         let listener = TcpListener::bind((HOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let broker = std::mem::replace(&mut world.brokers, format!("{HOST}:{port}"));
-        let told = watch::Sender::new(Told::ThereIsOne);
-        let all = told.clone();
+        let is_denied = watch::Sender::new(false);
+        let told = is_denied.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(&broker).await else { continue };
-                tokio::spawn(carry(client, server, port, all.clone()));
+                tokio::spawn(carry(client, server, port, told.clone()));
             }
         });
-        Self(told)
+        Self { is_denied }
     }
 
     /// Tells a client that there is no broker, in several answers at once.
     async fn deny(&self) {
-        self.0.send_replace(Told::ThereIsNone);
-        self.0.subscribe().wait_for(|told| *told == Told::ThereIsOne).await.unwrap();
+        self.is_denied.send_replace(true);
+        self.is_denied.subscribe().wait_for(|is_denied| !is_denied).await.unwrap();
     }
 }
 
-async fn carry(client: TcpStream, server: TcpStream, port: u16, told: watch::Sender<Told>) {
+async fn carry(client: TcpStream, server: TcpStream, port: u16, is_denied: watch::Sender<bool>) {
     let ((mut from_client, to_client), (from_server, mut to_server)) = (client.into_split(), server.into_split());
     let asked = Mutex::new(HashSet::new());
     let requests = async {
@@ -84,7 +78,7 @@ async fn carry(client: TcpStream, server: TcpStream, port: u16, told: watch::Sen
     };
     tokio::select! {
         () = requests => {}
-        () = answers(from_server, to_client, &asked, port, told) => {}
+        () = answers(from_server, to_client, &asked, port, is_denied) => {}
     }
 }
 
@@ -94,7 +88,7 @@ async fn answers(
     mut to: OwnedWriteHalf,
     asked: &Mutex<HashSet<Vec<u8>>>,
     port: u16,
-    told: watch::Sender<Told>,
+    is_denied: watch::Sender<bool>,
 ) {
     let (sender, mut received) = mpsc::unbounded_channel();
     let read = async {
@@ -103,7 +97,7 @@ async fn answers(
         }
     };
     let write = async {
-        let (mut held, mut changes) = (Vec::new(), told.subscribe());
+        let (mut held, mut changes) = (Vec::new(), is_denied.subscribe());
         loop {
             let answer = tokio::select! {
                 answer = received.recv() => answer,
@@ -115,15 +109,13 @@ async fn answers(
                 Some(answer) => out = framed(&answer),
                 None => {}
             }
-            let is_told = *changes.borrow();
-            if is_told == Told::ThereIsOne || held.len() >= AT_ONCE {
-                let port = (is_told == Told::ThereIsOne).then_some(port);
-                let others = std::iter::once(OTHER_TOPICS).filter(|_| port.is_none()).chain(std::iter::repeat(0));
+            if !*changes.borrow() {
+                out.extend(held.drain(..).flat_map(|answer: Vec<u8>| framed(&with(Some(port), 0, &answer))));
+            } else if held.len() >= AT_ONCE {
+                let others = std::iter::once(OTHER_TOPICS).chain(std::iter::repeat(0));
                 let answers = held.drain(..).zip(others);
-                out.extend(answers.flat_map(|(answer, others): (Vec<u8>, _)| framed(&with(port, others, &answer))));
-                told.send_if_modified(|told| {
-                    std::mem::replace(told, Told::ThereIsOne) == Told::ThereIsNone && port.is_none()
-                });
+                out.extend(answers.flat_map(|(answer, others)| framed(&with(None, others, &answer))));
+                is_denied.send_replace(false);
             }
             if to.write_all(&out).await.is_err() {
                 return;
