@@ -139,6 +139,12 @@ impl Event {
         by_operator || (self.definition != 0 && self.refused >= ATTEMPTS)
     }
 
+    /// Whether it may have been left out, and come again: the database does not know that any more, or it was one of two rows.
+    fn may_come_again(&self, plan: &Plan) -> bool {
+        let can_be_undone = plan.faults.iter().any(|window| window.fault == Fault::SetBack);
+        (can_be_undone || self.rows > 1) && self.may_be_left_out()
+    }
+
     fn may_arrive(&self) -> bool {
         match self.way {
             Way::Transaction => self.committed,
@@ -219,7 +225,7 @@ pub(super) fn judge(Ledger { events, overtaken, .. }: &Ledger, log: &[Arrived], 
     }
     check_order(events, overtaken, &first, plan, &mut verdict);
     check_delays(events, &first, log, plan, &mut verdict);
-    check_batches(events, overtaken, &first, &mut verdict);
+    check_batches(events, overtaken, &first, plan, &mut verdict);
     verdict
 }
 
@@ -238,7 +244,6 @@ fn check_order(
             of_key.entry((definition, key)).or_default().push((*position, *event));
         }
     }
-    let can_be_undone = plan.faults.iter().any(|window| window.fault == Fault::SetBack);
     for arrived in of_key.values_mut() {
         arrived.sort_unstable();
         let events: Vec<_> =
@@ -254,9 +259,11 @@ fn check_order(
                     || matches!(event.way, Way::Always | Way::Journaled | Way::Transaction)
                     || accepted < event.built
                     || is_seen;
-                // It was left out, and the database does not know that any more; or that was one of two rows of it.
-                let is_undone = (can_be_undone || other.rows > 1) && other.may_be_left_out();
-                if accepted < event.began && is_promised && !is_undone && !overtaken.contains(&(*behind, *number)) {
+                if accepted < event.began
+                    && is_promised
+                    && !other.may_come_again(plan)
+                    && !overtaken.contains(&(*behind, *number))
+                {
                     verdict.violations.push(format!(
                         "out of order: e{number} is before e{behind} of the same key, which was accepted before it was emitted"
                     ));
@@ -291,6 +298,7 @@ fn check_batches(
     events: &[Event],
     overtaken: &BTreeSet<(u64, u64)>,
     first: &BTreeMap<u64, usize>,
+    plan: &Plan,
     verdict: &mut Verdict,
 ) {
     let mut of_batch: BTreeMap<(u64, usize), Vec<(usize, u64)>> = BTreeMap::new();
@@ -317,6 +325,7 @@ fn check_batches(
                     if let Some((before, _)) = last
                         .get(&event.definition)
                         .filter(|(before, last)| *last > position && !overtaken.contains(&(*before, *number)))
+                        .filter(|(before, _)| !events[usize::try_from(*before).unwrap()].may_come_again(plan))
                     {
                         verdict.violations.push(format!("out of order: e{number} is before e{before} of its batch"));
                     }
