@@ -86,6 +86,8 @@ mod tests {
         assert!(known.has(a, now + REMEMBERED_FOR - Duration::from_secs(1)));
         assert!(!known.has(a, now + REMEMBERED_FOR));
         known.add(a);
+        known.add(key("t", "b"));
+        assert!(known.has(a, now + REMEMBERED_FOR * 2 - Duration::from_secs(1)), "that of an hour ago was forgotten");
         (0..MOST_KEYS as u64).for_each(|key| known.add(Key(key)));
         assert!(!known.has(a, now + REMEMBERED_FOR) && known.keys.len() <= MOST_KEYS);
     }

@@ -101,10 +101,29 @@ mod tests {
     use crate::event::EventId;
     use crate::wire::Headers;
 
+    fn row(payload: usize) -> Row {
+        let payload = Some(vec![0; payload].into());
+        let record = Record { topic: "t".into(), key: "k".into(), headers: Headers::default(), payload };
+        Row { lane: 0, event_id: EventId::new(), definition_key: "d".into(), record }
+    }
+
+    #[test]
+    fn no_more_waits_for_the_relay_than_a_page_has() {
+        let handed = Handed::default();
+        let taken_of = |rows: usize, payload| {
+            let row = Journaled::new(row(payload), Appended::new(1, 1)).unwrap();
+            (0..rows).for_each(|_| handed.push(Arc::clone(&row)));
+            handed.take().rows.len()
+        };
+        assert_eq!(taken_of(MAX_ROWS + 1, 1), 2_000);
+        // The one that reaches the limit is the last.
+        assert_eq!(taken_of(10, 3 << 20), 3);
+        assert_eq!(taken_of(10, 8 << 20), 1);
+    }
+
     #[test]
     fn a_row_that_was_there_before_is_not_handed_over() {
-        let record = Record { topic: "t".into(), key: "k".into(), headers: Headers::default(), payload: None };
-        let row = Row { lane: 0, event_id: EventId::new(), definition_key: "d".into(), record };
+        let row = row(0);
         assert!(Journaled::new(row.clone(), Appended::new(1, 1)).is_some());
         assert!(Journaled::new(row, Appended { is_new: false, ..Appended::new(1, 1) }).is_none());
     }
