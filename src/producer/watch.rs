@@ -10,7 +10,7 @@ use super::fallback::Fallback;
 use super::health::probe;
 use super::room::Room;
 use crate::breaker::{Breaker, BreakerState, pulse::Pulse};
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::telemetry::metrics;
 use crate::transport::Transport;
 
@@ -97,10 +97,8 @@ impl Watch {
                     if Instant::now() >= probe_at {
                         let answer = probe(&*client.transport, PROBE_TIMEOUT).await;
                         self.breaker.probed(answer.is_ok());
-                        if answer.is_err_and(|error| error.kind() == ErrorKind::ClientFailed)
-                            && let Some(clients) = self.clients.upgrade()
-                        {
-                            clients.replace(client.generation);
+                        if let Err(error) = answer {
+                            self.failed_to_answer(&error, client.generation);
                         }
                         probe_at = Instant::now() + PROBE_EVERY;
                     }
@@ -111,6 +109,16 @@ impl Watch {
                 self.tell(&*client.transport);
                 tell_at = Instant::now() + TELL_EVERY;
             }
+        }
+    }
+
+    fn failed_to_answer(&self, error: &Error, generation: u32) {
+        tracing::debug!(%error, "the broker does not answer yet");
+        if error.kind() == ErrorKind::ClientFailed
+            && let Some(clients) = self.clients.upgrade()
+        {
+            tracing::error!(%error, "the client failed for good, and is replaced");
+            clients.replace(generation);
         }
     }
 

@@ -28,8 +28,9 @@ const AT_ONCE: usize = 5;
 /// The first of them tells of so many more topics, so that librdkafka has dropped the broker before it comes to the next one.
 const OTHER_TOPICS: i32 = 1_000;
 
-/// Mostly once is enough.
+/// Which of the client's threads is first decides whether it loses its brokers for good: once in a round, mostly.
 const ROUNDS: usize = 2;
+
 const HOST: &str = "127.0.0.1";
 
 /// The only way to the broker.
