@@ -142,3 +142,63 @@ impl Watch {
 }
 
 const UNWATCHED: &str = "the client can't be watched; the breaker hears of failures alone";
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::time::sleep;
+
+    use super::super::client::Transports;
+    use super::*;
+    use crate::BoxFuture;
+    use crate::breaker::BreakerConfig;
+    use crate::error::Result;
+    use crate::transport::{OnDelivery, QueueFull, Record};
+
+    /// Answers every probe, or has failed for good.
+    #[derive(Debug)]
+    struct Client {
+        has_failed: bool,
+    }
+
+    impl Transport for Client {
+        fn submit(&self, _: &Record, on_delivery: OnDelivery) -> Result<(), QueueFull> {
+            Err(QueueFull(on_delivery))
+        }
+
+        fn room(&self) -> BoxFuture<'_, ()> {
+            Box::pin(std::future::pending())
+        }
+
+        fn flush(&self, _: Duration) -> BoxFuture<'_, bool> {
+            Box::pin(async { true })
+        }
+
+        fn probe(&self, _: Duration) -> BoxFuture<'_, Result<()>> {
+            let failed = self.has_failed.then(|| Error::new(ErrorKind::ClientFailed, "it knows no broker any longer"));
+            Box::pin(std::future::ready(failed.map_or(Ok(()), Err)))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_fails_for_good_while_the_breaker_is_open_is_replaced() {
+        let made = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&made);
+        // The breaker gives up the first client as it opens. The second one fails, and nobody emits who would find that out.
+        let connect = move |_| -> Result<Arc<dyn Transport>> {
+            Ok(Arc::new(Client { has_failed: counted.fetch_add(1, Ordering::SeqCst) == 1 }))
+        };
+        let clients = Arc::new(DirectClient::connect(Transports::without_threads(Arc::new(connect))).unwrap());
+        let breaker = Arc::new(Breaker::new(&BreakerConfig::default()));
+        let watch = Watch::new(&clients, &breaker, Duration::from_secs(1), None, &Arc::new(Room::new(1)));
+        let silence = async {
+            sleep(LOOK_EVERY).await;
+            breaker.fell_silent();
+        };
+        // It watches for ever.
+        let _ = timeout(Duration::from_secs(10), async { tokio::join!(watch.run(), silence) }).await;
+        assert_eq!((made.load(Ordering::SeqCst), clients.current().generation), (3, 2));
+        assert_ne!(breaker.state(), BreakerState::Open);
+    }
+}
