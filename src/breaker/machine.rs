@@ -167,7 +167,7 @@ impl Machine {
             State::Closed => {
                 self.run += 1;
                 self.window.add(now, 0, 1);
-                let (calls, failures) = self.window.sums(now);
+                let (calls, failures) = self.window.sums();
                 let by_share = calls >= self.config.min_requests
                     && f64::from(failures) >= f64::from(calls) * self.config.failure_ratio;
                 if by_share || self.run >= CONSECUTIVE_FAILURES {
@@ -235,6 +235,9 @@ impl Window {
     const SLICE: Duration = Duration::from_secs(3);
 
     fn add(&mut self, now: Instant, succeeded: u32, failed: u32) {
+        while self.0.front().is_some_and(|(start, ..)| now >= *start + Self::LENGTH) {
+            self.0.pop_front();
+        }
         let calls = succeeded.saturating_add(failed);
         match self.0.back_mut().filter(|(start, ..)| now < *start + Self::SLICE) {
             Some((_, all, bad)) => {
@@ -246,11 +249,10 @@ impl Window {
     }
 
     /// How many calls there were, and how many of them failed.
-    fn sums(&mut self, now: Instant) -> (u32, u32) {
-        while self.0.front().is_some_and(|(start, ..)| now >= *start + Self::LENGTH) {
-            self.0.pop_front();
-        }
-        self.0.iter().fold((0, 0), |(all, bad), (_, calls, failed)| (all.saturating_add(*calls), bad + failed))
+    fn sums(&self) -> (u32, u32) {
+        self.0.iter().fold((0, 0), |(all, bad): (u32, u32), (_, calls, failed)| {
+            (all.saturating_add(*calls), bad.saturating_add(*failed))
+        })
     }
 }
 

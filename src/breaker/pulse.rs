@@ -98,6 +98,7 @@ mod tests {
         let (start, mut pulse) = (Instant::now(), Pulse::new(LIMIT));
         let full = Vitals { fullness: 0.9, ..vitals(90, 7) };
         assert!(!pulse.is_silent(&full, start));
+        assert!(!pulse.is_silent(&Vitals { fullness: FULL, ..full }, after(start, 500)));
         assert!(pulse.is_silent(&full, after(start, 500)));
     }
 

@@ -49,6 +49,15 @@ fn half_of_ten_calls_failing_open_it_and_those_of_half_a_minute_ago_do_not_count
 }
 
 #[test]
+fn what_it_remembers_does_not_grow_with_its_calls() {
+    let (start, mut machine) = (Instant::now(), machine());
+    for millis in (0..3_600_000).step_by(100) {
+        machine.succeeded(1, start + Duration::from_millis(millis));
+        assert!(machine.window.0.len() <= 10);
+    }
+}
+
+#[test]
 fn a_probe_that_succeeds_half_opens_it_and_the_next_closes_it() {
     let now = Instant::now();
     let mut machine = opened(now);
