@@ -273,6 +273,9 @@ mod tests {
         spills.waited_in_vain(0, wait, 1);
         let (taken, wait) = detours();
         assert_eq!(taken, 16, "the relay stood still");
+        spills.waited_in_vain(0, wait, 1);
+        let (taken, wait) = detours();
+        assert_eq!(taken, 32, "it stands still, and nothing was stored meanwhile");
         spills.spill(0, 9);
         spills.settle_below(0, 3, spills.known(0).life);
         spills.waited_in_vain(0, wait, 1);

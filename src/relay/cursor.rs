@@ -315,6 +315,32 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_is_waited_for_keeps_none_behind_it_from_being_read() {
+        let mut cursor = Cursor::new(RangeSet::new());
+        cursor.expect(1);
+        assert_eq!(read(&mut cursor, &BTreeSet::from([2, 3]), 10, 0, 0), [2, 3]);
+    }
+
+    #[test]
+    fn what_a_page_shows_behind_a_number_that_is_waited_for_since_it_was_asked_for_is_shown_again() {
+        let mut cursor = Cursor::new(RangeSet::new());
+        let head = hole(1, i64::MAX);
+        assert_eq!(cursor.holes(0).collect::<Vec<_>>(), [head]);
+        cursor.expect(3);
+        let look = Look { hole: head, numbers: &[1, 4], cut: false, horizon: 0, ended: 0 };
+        assert_eq!(cursor.look(&look), None, "4 may be of the key of 1");
+        assert_eq!(read(&mut cursor, &BTreeSet::from([1, 4]), 10, 0, 0), [1, 4]);
+    }
+
+    #[test]
+    fn what_shows_in_the_middle_of_a_gap_leaves_two() {
+        let mut cursor = Cursor::new(RangeSet::new());
+        read(&mut cursor, &BTreeSet::from([6]), 10, 0, 0);
+        assert_eq!(read(&mut cursor, &BTreeSet::from([3, 6]), 10, 0, 0), [3]);
+        assert_eq!(cursor.holes(0).collect::<Vec<_>>(), [hole(1, 3), hole(4, 6), hole(7, i64::MAX)]);
+    }
+
+    #[test]
     fn a_cursor_knows_what_was_read_and_what_it_has_to_ask_for() {
         let mut cursor = Cursor::new(RangeSet::new());
         assert!(!cursor.knows(1) && !cursor.wants_mark() && cursor.gap_count() == 0);

@@ -121,6 +121,19 @@ mod tests {
         assert_eq!(taken_of(10, 8 << 20), 1);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn the_relay_is_told_of_rows_and_of_those_that_are_for_others() {
+        let handed = Handed::default();
+        let is_told = async || tokio::time::timeout(std::time::Duration::from_secs(1), handed.wait()).await.is_ok();
+        assert!(!is_told().await);
+        handed.push(Journaled::new(row(0), Appended::new(1, 1)).unwrap());
+        assert!(is_told().await && !is_told().await && !handed.take().elsewhere);
+        handed.tell_others();
+        assert!(is_told().await);
+        let Waiting { rows, elsewhere, .. } = handed.take();
+        assert!(elsewhere && rows.is_empty());
+    }
+
     #[test]
     fn a_row_that_was_there_before_is_not_handed_over() {
         let row = row(0);

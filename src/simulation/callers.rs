@@ -90,6 +90,7 @@ impl Caller {
             licences: Vec::new(),
             direct: Direct::None,
             relayed: Vec::new(),
+            settled_under_way: false,
             rows: 0,
             commands: Vec::new(),
             under_way: 0,

@@ -394,6 +394,11 @@ impl Database {
         self.data.parked.keys().any(|(lane, _)| self.data.lanes[usize::from(*lane)].owner == Some(relay))
     }
 
+    /// The event of this row, if it is there.
+    pub(super) fn event(&self, lane: u16, number: i64) -> Option<u64> {
+        self.data.rows.get(&(lane, number)).map(|stored| stored.event)
+    }
+
     /// The events of a lane that are not settled, or held.
     pub(super) fn unsettled(&self, lane: u16) -> Vec<u64> {
         let settled = &self.data.lanes[usize::from(lane)].settled;

@@ -67,6 +67,9 @@ pub(super) struct Event {
     pub(super) commands: Vec<Command>,
     /// How often a relay's record was refused.
     pub(super) refused: u32,
+    /// Whether a record of a relay may have been on its way when it was delivered or left out: a relay that has lost the lane, and sleeps,
+    /// can't be kept from sending what it has submitted.
+    pub(super) settled_under_way: bool,
     pub(super) storing: bool,
 }
 
@@ -124,6 +127,12 @@ impl Event {
         }
     }
 
+    /// It is delivered or left out.
+    pub(super) fn is_settled(&mut self) {
+        self.settled_under_way |=
+            self.relayed.iter().any(|(_, what)| matches!(what, Relayed::UnderWay | Relayed::Ambiguous));
+    }
+
     /// Whether it has to be there. Of a transaction, whether it has committed is what counts.
     fn must_arrive(&self) -> bool {
         let is_there = match self.way {
@@ -139,10 +148,11 @@ impl Event {
         by_operator || (self.definition != 0 && self.refused >= ATTEMPTS)
     }
 
-    /// Whether it may have been left out, and come again: the database does not know that any more, or it was one of two rows.
+    /// Whether it may have been left out, and come again: the database does not know that any more, it was one of two rows, or a
+    /// record of it was on its way.
     fn may_come_again(&self, plan: &Plan) -> bool {
         let can_be_undone = plan.faults.iter().any(|window| window.fault == Fault::SetBack);
-        (can_be_undone || self.rows > 1) && self.may_be_left_out()
+        (can_be_undone || self.rows > 1 || self.settled_under_way) && self.may_be_left_out()
     }
 
     fn may_arrive(&self) -> bool {

@@ -492,6 +492,13 @@ impl Outbox for Session {
                         progress.lane, progress.settled, progress.held, progress.unheld
                     )
                 });
+                let held: BTreeSet<_> = progress.held.iter().map(|(_, number)| *number).collect();
+                let settled = progress.settled.iter().flat_map(Clone::clone).filter(|number| !held.contains(number));
+                for number in settled.chain(progress.unheld.iter().map(|(_, number)| *number)) {
+                    if let Some(event) = database.event(progress.lane, number) {
+                        world.ledger().event(event).is_settled();
+                    }
+                }
                 if !progress.parked.is_empty() {
                     world.reach(Situation::Parked);
                 }

@@ -209,6 +209,8 @@ mod tests {
         assert!(!chain.may_submit(2, || true));
         chain.reported(0, true);
         assert!(chain.may_submit(2, || true));
+        chain.submitted(2);
+        assert_eq!(chain.generation(), 2);
     }
 
     #[test]
