@@ -73,6 +73,8 @@ fn lane(keys: &[&str]) -> Lane {
 #[tokio::test(start_paused = true)]
 async fn a_failed_row_holds_its_key_and_no_other() {
     let mut lane = lane(&["a", "b"]);
+    assert_eq!(lane.record(1).unwrap().unwrap().key, "a");
+    assert!(lane.record(3).is_none());
     lane.failed(1, &outage(), Instant::now(), Utc::now());
     assert!(!lane.add(row(3, "a")), "behind the failed row");
     assert!(lane.add(row(4, "b")));
@@ -199,6 +201,18 @@ async fn a_key_that_is_refused_again_and_again_waits_longer_and_counts_its_attem
         assert_eq!(lane.retry(&trial.key, written.held_rows(&trial.key, 1), 1, now), [1]);
         lane.failed(1, &refusal(), now, Utc::now());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_whose_held_rows_could_not_be_read_is_tried_later() {
+    let (mut lane, now) = (lane(&["a"]), Instant::now());
+    lane.failed(1, &refusal(), now, Utc::now());
+    let later = now + FIRST_PARKED_BACKOFF;
+    let trial = lane.trial(later).unwrap();
+    assert_eq!(lane.trial(later), None, "its rows are being read");
+    let again = later + FIRST_BACKOFF;
+    lane.postpone(&trial.key, again);
+    assert_eq!((lane.trial(later), lane.trial(again)), (None, Some(trial)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -373,6 +387,76 @@ async fn a_key_whose_rows_are_held_back_waits_as_any_other_when_its_first_row_fa
     assert_eq!((lane.due(now), lane.next_due(now)), (Vec::new(), Some(now + FIRST_BACKOFF)));
     assert_eq!(lane.due(now + FIRST_BACKOFF), [1]);
     assert_eq!(lane.failed(1, &outage(), now + FIRST_BACKOFF, Utc::now()), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_rows_that_were_in_flight_together_only_the_first_failure_is_one_of_the_key() {
+    let now = Instant::now();
+    let mut together = lane(&["a", "a", "a"]);
+    assert_eq!([1, 2, 3].map(|number| together.failed(number, &outage(), now, Utc::now())), [1, 1, 1]);
+    let mut held_back = lane(&["a", "a", "a"]);
+    held_back.hold_back(3, now);
+    assert_eq!([1, 2].map(|number| held_back.failed(number, &outage(), now, Utc::now())), [1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_rows_that_are_refused_together_the_first_says_why_the_key_is_parked() {
+    for order in [[1, 2], [2, 1]] {
+        let (mut lane, now) = (lane(&["a", "a"]), Instant::now());
+        for number in order {
+            let error = Error::new(ErrorKind::RecordRejected, format!("row {number} is refused"));
+            lane.failed(number, &error, now, Utc::now());
+        }
+        let progress = lane.take_progress(0, 1);
+        let Parked { head, attempts, error, .. } = &progress.parked[0];
+        assert_eq!((*head, *attempts, error.as_str()), (1, 1, "row 1 is refused"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_was_not_refused_itself_has_not_failed_yet() {
+    let (mut lane, now, mut written) = (lane(&["a", "a"]), Instant::now(), Written::default());
+    lane.failed(2, &refusal(), now, DateTime::UNIX_EPOCH);
+    lane.failed(1, &outage(), now, DateTime::UNIX_EPOCH);
+    written.save(&mut lane);
+    assert_eq!((written.parked[&Bytes::from("a")].head, written.parked[&Bytes::from("a")].attempts), (1, 0));
+    let (later, failed_at) = (now + FIRST_PARKED_BACKOFF, Utc::now());
+    let trial = lane.trial(later).unwrap();
+    assert_eq!(lane.retry(&trial.key, written.held_rows(&trial.key, trial.limit), trial.limit, later), [1, 2]);
+    lane.delivered(2, later);
+    lane.failed(1, &refusal(), later, failed_at);
+    written.save(&mut lane);
+    let parked = &written.parked[&Bytes::from("a")];
+    assert_eq!((parked.head, parked.attempts, parked.first_failure_at), (1, 1, failed_at));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_of_which_too_many_keys_are_parked_waits_for_the_next_one() {
+    let (mut lane, now) = (empty(), Instant::now());
+    let refuse = |lane: &mut Lane, number: i64, now| lane.failed(number, &refusal(), now, Utc::now());
+    for number in 1..=1_001 {
+        assert!(lane.add(row(number, &number.to_string())));
+        refuse(&mut lane, number, now);
+    }
+    assert_eq!((lane.parked_count(), lane.len()), (1_000, 1), "the last one waits in memory");
+    let later = now + FIRST_PARKED_BACKOFF;
+    assert_eq!(lane.due(later), [1_001]);
+    let retry = |lane: &mut Lane| {
+        let trial = lane.trial(later).unwrap();
+        let number = trial.parked.head;
+        assert_eq!(lane.retry(&trial.key, vec![row(number, &number.to_string())], trial.limit, later), [number]);
+        number
+    };
+    let number = retry(&mut lane);
+    assert_eq!(refuse(&mut lane, number, later), 2, "one that is parked already may be parked again");
+    assert_eq!((lane.parked_count(), lane.len()), (1_000, 1));
+    let number = retry(&mut lane);
+    lane.delivered(number, later);
+    let trial = lane.trial(later).unwrap();
+    lane.retry(&trial.key, Vec::new(), trial.limit, later);
+    assert_eq!(lane.parked_count(), 999, "one is free again");
+    refuse(&mut lane, 1_001, later);
+    assert_eq!((lane.parked_count(), lane.len()), (1_000, 0));
 }
 
 proptest! {
