@@ -435,6 +435,30 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_says_what_it_was_told() {
+        let policy = DeliveryPolicy::default()
+            .with_enabled(false)
+            .with_direct(DirectMode::Skip)
+            .with_outbox(OutboxMode::Journaled)
+            .with_dlq(DlqMode::Never)
+            .with_poison(PoisonMode::DeadLetter);
+        assert_eq!(policy.to_string(), "enabled:false,direct:skip,outbox:journaled,dlq:never,poison:dead_letter");
+        assert!(!policy.enabled() && policy.with_enabled(true).enabled());
+        assert!(policy.is_journaled() && !policy.with_outbox(OutboxMode::Always).is_journaled());
+    }
+
+    #[test]
+    fn the_default_falls_back_to_an_outbox_where_there_is_one() {
+        let outbox = |operator, has_outbox| {
+            let effective = compile(DeliveryPolicy::default(), operator, has_outbox).unwrap();
+            (effective.outbox(), effective.of_most().outbox())
+        };
+        assert_eq!(outbox("", true), (Some(OutboxMode::Fallback), OutboxMode::Fallback));
+        assert_eq!(outbox("", false), (Some(OutboxMode::Never), OutboxMode::Never));
+        assert_eq!(outbox("e.enabled=no, e.outbox=always", true), (None, OutboxMode::Always));
+    }
+
+    #[test]
     fn the_request_wins_over_the_operator_who_wins_over_the_definition() {
         let definition = DeliveryPolicy::default().with_dlq(DlqMode::Never);
         let effective = compile(definition, "e.outbox=always", true).unwrap();
@@ -528,6 +552,8 @@ mod tests {
         ] {
             assert_eq!(text.parse::<PolicyOverrides>().unwrap().get("e"), change, "{text}");
         }
+        let two: PolicyOverrides = "b.dlq=never, a.dlq=never".parse().unwrap();
+        assert!(two.keys().eq(["a", "b"]));
         let dotted: PolicyOverrides = "a.b.enabled.enabled=no".parse().unwrap();
         assert_eq!(dotted.get("a.b.enabled"), none().with_enabled(false), "the last dot parts key and attribute");
     }
@@ -572,6 +598,7 @@ mod tests {
         let error = "a.dlq=perhaps, b.dlq=never, c.colour=red; d".parse::<PolicyOverrides>().unwrap_err().to_string();
         let lines: Vec<_> = error.lines().map(|line| line.split(':').next().unwrap()).collect();
         assert_eq!(lines, ["policy entry `a.dlq=perhaps`", "policy entry `c.colour=red`", "policy entry `d`"]);
+        assert!(error.contains("`perhaps` is not one of"), "{error}");
     }
 
     proptest! {

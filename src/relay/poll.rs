@@ -85,6 +85,7 @@ mod tests {
         for expected in [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000] {
             poll.read(now, false);
             assert_eq!(poll.due_at() - now, Duration::from_millis(expected));
+            assert!(!poll.is_due(now));
             now = poll.due_at();
         }
         poll.read(now, true);
@@ -93,6 +94,18 @@ mod tests {
         assert_eq!(poll.due_at() - now, SHORTEST);
         poll.hint(now);
         assert!(poll.is_due(now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_row_that_is_handed_over_by_then_is_looked_for_then_and_no_later_than_without_it() {
+        let now = Instant::now();
+        let mut poll = Poll::new(now);
+        poll.failed(now);
+        assert_eq!(poll.due_at(), now + AFTER_FAILURE);
+        poll.hint_within(now, SHORTEST);
+        assert_eq!(poll.due_at(), now + SHORTEST);
+        poll.hint_within(now, LONGEST);
+        assert_eq!(poll.due_at(), now + SHORTEST);
     }
 
     #[tokio::test(start_paused = true)]

@@ -128,10 +128,13 @@ async fn each_failure_of_the_first_row_makes_the_key_wait_longer() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_said_of_a_row_that_is_not_there_changes_nothing() {
-    let mut lane = lane(&["a"]);
+    let mut lane = lane(&["a", "a"]);
+    lane.delivered(2, Instant::now());
+    assert!(lane.has_unsaved());
+    lane.take_progress(0, 1);
     assert_eq!(lane.delivered(7, Instant::now()), [0i64; 0]);
     assert_eq!(lane.failed(7, &outage(), Instant::now(), Utc::now()), 0);
-    assert_eq!((lane.len(), lane.next_due(Instant::now())), (1, None));
+    assert_eq!((lane.len(), lane.next_due(Instant::now()), lane.has_unsaved()), (1, None, false));
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,6 +206,19 @@ async fn a_key_that_is_refused_again_and_again_waits_longer_and_counts_its_attem
     }
 }
 
+#[test]
+fn keys_that_are_parked_together_are_tried_at_times_from_half_to_the_whole_of_the_pause() {
+    for (attempts, whole) in [(0, 1), (1, 1), (2, 2), (5, 16), (100, 300)] {
+        let pauses: Vec<_> = (0..100).map(|key| parked_backoff(format!("k{key}").as_bytes(), attempts)).collect();
+        let (shortest, longest) = (pauses.iter().min().unwrap(), pauses.iter().max().unwrap());
+        let whole = Duration::from_secs(whole);
+        assert!(
+            (whole / 2..whole * 6 / 10).contains(shortest) && (whole * 9 / 10..whole).contains(longest),
+            "{pauses:?}"
+        );
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_key_whose_held_rows_could_not_be_read_is_tried_later() {
     let (mut lane, now) = (lane(&["a"]), Instant::now());
@@ -213,6 +229,22 @@ async fn a_key_whose_held_rows_could_not_be_read_is_tried_later() {
     let again = later + FIRST_BACKOFF;
     lane.postpone(&trial.key, again);
     assert_eq!((lane.trial(later), lane.trial(again)), (None, Some(trial)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_written_down_is_written_down_later() {
+    let now = Instant::now();
+    let mut lane = Lane::new(3, 1, Cursor::new(RangeSet::new()), Vec::new(), now);
+    assert!(lane.add(row(1, "a")) && lane.add(row(2, "b")));
+    lane.failed(1, &refusal(), now, Utc::now());
+    lane.delivered(2, now);
+    let progress = lane.take_progress(7, 9);
+    assert_eq!((progress.lane, progress.epoch, progress.life), (7, 3, 9));
+    assert!(!lane.has_unsaved());
+    lane.put_back(progress);
+    assert!(lane.has_unsaved());
+    let Progress { settled, held, parked, .. } = lane.take_progress(7, 9);
+    assert_eq!((settled, held, parked.len()), (RangeSet::from_iter([1..3]), vec![("a".into(), 1)], 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -245,7 +277,9 @@ async fn a_row_that_is_left_out_frees_those_behind_it() {
     lane.command(&"a".into(), 1, Command::Skip, now);
     let trial = lane.trial(now).unwrap();
     assert_eq!(trial.parked.command, Some(Command::Skip));
+    assert!(!lane.has_unsaved());
     lane.skip(&trial.key, 1, now);
+    assert!(lane.has_unsaved());
     written.save(&mut lane);
     let trial = lane.trial(now).unwrap();
     assert_eq!(trial.parked.command, None);
