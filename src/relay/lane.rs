@@ -100,6 +100,8 @@ struct Fault {
 struct ParkedKey {
     parked: Parked,
     state: State,
+    /// The lowest number that was held since its held rows were last asked for: it may be below theirs.
+    lowest_added: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +129,7 @@ impl Lane {
         let heads = parked.iter().map(|parked| parked.head).collect();
         let parked = parked.into_iter().map(|parked| {
             let state = State::Waiting(now + parked.retry_in);
-            (parked.key.clone(), ParkedKey { parked, state })
+            (parked.key.clone(), ParkedKey { parked, state, lowest_added: None })
         });
         Self {
             epoch,
@@ -149,12 +151,8 @@ impl Lane {
 
     /// Takes in a row that was read. Says whether to submit it now.
     pub(crate) fn add(&mut self, row: StoredRow) -> bool {
-        if let Some(key) = self.parked.get_mut(&row.key) {
-            match &mut key.state {
-                State::Reading { complete } | State::Sending { complete, .. } => *complete = false,
-                State::Waiting(_) => {}
-            }
-            self.hold(row.key, row.sequence);
+        if self.parked.contains_key(&row.key) {
+            self.add_held(row.key, row.sequence);
             return false;
         }
         let in_flight = !self.stuck.contains_key(&row.key);
@@ -217,6 +215,24 @@ impl Lane {
         let row = self.rows.remove(&number)?;
         self.bytes -= row.bytes;
         Some(row)
+    }
+
+    /// Holds a row of a parked key.
+    fn add_held(&mut self, key: Bytes, number: i64) {
+        if let Some(ParkedKey { parked, state, lowest_added }) = self.parked.get_mut(&key) {
+            if let State::Reading { complete } | State::Sending { complete, .. } = state {
+                *complete = false;
+                *lowest_added = Some(lowest_added.map_or(number, |lowest| lowest.min(number)));
+            }
+            // It has committed later than the head, and has not failed.
+            if number < parked.head {
+                self.heads.remove(&parked.head);
+                self.heads.insert(number);
+                (parked.head, parked.attempts, parked.command) = (number, 0, None);
+                self.changes.park(parked.clone());
+            }
+        }
+        self.hold(key, number);
     }
 
     /// Notes a row down as held, which counts as handled: else each would be a hole in what is settled.
@@ -360,7 +376,9 @@ impl Lane {
                 self.hold(key.clone(), number);
             }
         }
-        let before = self.parked.get(key).map(|before| &before.parked);
+        let before = self.parked.get(key);
+        let head = before.and_then(|before| before.lowest_added).map_or(head, |added| added.min(head));
+        let before = before.map(|before| &before.parked);
         let same = before.filter(|before| before.head == head && before.attempts > 0);
         let attempts = match same {
             _ if fault.number != head => 0,
@@ -383,7 +401,8 @@ impl Lane {
         }
         self.heads.insert(head);
         self.changes.park(parked.clone());
-        self.parked.insert(key.clone(), ParkedKey { parked, state: State::Waiting(now + retry_in) });
+        let state = State::Waiting(now + retry_in);
+        self.parked.insert(key.clone(), ParkedKey { parked, state, lowest_added: None });
         true
     }
 
@@ -420,7 +439,7 @@ impl Lane {
     pub(crate) fn trial(&mut self, now: Instant) -> Option<Trial> {
         let due = |key: &&mut ParkedKey| matches!(key.state, State::Waiting(until) if until <= now);
         let key = self.parked.values_mut().filter(due).min_by_key(|key| key.parked.head)?;
-        key.state = State::Reading { complete: true };
+        (key.state, key.lowest_added) = (State::Reading { complete: true }, None);
         // One that has failed is tried alone.
         let limit = if key.parked.attempts > 0 || key.parked.command.is_some() { 1 } else { HELD_ROWS };
         Some(Trial { key: key.parked.key.clone(), limit, parked: key.parked.clone() })

@@ -206,6 +206,54 @@ async fn a_key_that_is_refused_again_and_again_waits_longer_and_counts_its_attem
     }
 }
 
+/// A lane that has seen row 2 of a key, and not yet row 1, which was drawn before it.
+fn lane_with_a_gap() -> Lane {
+    let mut lane = empty();
+    let hole = lane.cursor.holes(0).next().unwrap();
+    assert_eq!(lane.cursor.look(&Look { hole, numbers: &[2], cut: false, horizon: 0, ended: 0 }), Some(1));
+    assert!(lane.add(row(2, "a")));
+    lane
+}
+
+/// Row 1 commits late.
+fn fill_gap(lane: &mut Lane) {
+    let hole = lane.cursor.holes(0).next().unwrap();
+    assert_eq!(lane.cursor.look(&Look { hole, numbers: &[1], cut: false, horizon: 0, ended: 0 }), Some(1));
+    assert!(!lane.add(row(1, "a")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_commits_late_becomes_the_head_of_its_parked_key() {
+    let (mut lane, now, mut written) = (lane_with_a_gap(), Instant::now(), Written::default());
+    lane.failed(2, &refusal(), now, Utc::now());
+    lane.command(&"a".into(), 2, Command::Skip, now);
+    fill_gap(&mut lane);
+    assert_eq!((lane.cursor.floor(), lane.floor()), (3, 1), "1 is held, and not delivered");
+    written.save(&mut lane);
+    let trial = lane.trial(now).unwrap();
+    assert_eq!((trial.parked.head, trial.parked.attempts, trial.parked.command), (1, 0, None));
+    assert_eq!(written.parked[&trial.key], trial.parked);
+    assert_eq!(lane.retry(&trial.key, written.held_rows(&trial.key, trial.limit), trial.limit, now), [1, 2]);
+    lane.delivered(1, now);
+    assert_eq!(lane.failed(2, &refusal(), now, Utc::now()), 1);
+    assert_eq!(lane.floor(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_commits_while_the_head_of_its_parked_key_is_tried_becomes_the_head() {
+    let (mut lane, now) = (lane_with_a_gap(), Instant::now());
+    lane.failed(2, &refusal(), now, Utc::now());
+    lane.take_progress(0, 1);
+    let later = now + FIRST_PARKED_BACKOFF;
+    let trial = lane.trial(later).unwrap();
+    fill_gap(&mut lane);
+    assert_eq!(lane.retry(&trial.key, vec![row(2, "a")], trial.limit, later), [2]);
+    lane.failed(2, &refusal(), later, Utc::now());
+    let Progress { parked, held, .. } = lane.take_progress(0, 1);
+    assert_eq!((parked[0].head, parked[0].attempts, held), (1, 0, vec![("a".into(), 1)]));
+    assert_eq!(lane.floor(), 1);
+}
+
 #[test]
 fn keys_that_are_parked_together_are_tried_at_times_from_half_to_the_whole_of_the_pause() {
     for (attempts, whole) in [(0, 1), (1, 1), (2, 2), (5, 16), (100, 300)] {
