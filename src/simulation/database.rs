@@ -390,6 +390,11 @@ impl Database {
         Settled { lanes, mark }
     }
 
+    /// The head of a parked key.
+    pub(super) fn head_of(&self, lane: u16, key: &Bytes) -> Option<i64> {
+        self.data.parked.get(&(lane, key.clone())).map(|(parked, _)| parked.head)
+    }
+
     pub(super) fn has_parked(&self, relay: usize) -> bool {
         self.data.parked.keys().any(|(lane, _)| self.data.lanes[usize::from(*lane)].owner == Some(relay))
     }

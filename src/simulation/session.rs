@@ -484,6 +484,10 @@ impl Outbox for Session {
         let (progress, name) = (progress.to_vec(), self.process.name());
         let settle = move |world: &Arc<World>, database: &mut Database, _| {
             let now = database.clock(world.elapsed());
+            let is_late =
+                |lane, parked: &Parked| database.head_of(lane, &parked.key).is_some_and(|head| parked.head < head);
+            let has_late = |progress: &&Progress| progress.parked.iter().any(|parked| is_late(progress.lane, parked));
+            let late_heads: Vec<_> = progress.iter().filter(has_late).map(|progress| progress.lane).collect();
             let settled = database.settle(&progress, now);
             for progress in progress.iter().filter(|progress| settled.lanes.contains(&progress.lane)) {
                 world.tell(|| {
@@ -501,6 +505,9 @@ impl Outbox for Session {
                 }
                 if !progress.parked.is_empty() {
                     world.reach(Situation::Parked);
+                }
+                if late_heads.contains(&progress.lane) {
+                    world.reach(Situation::LateHead);
                 }
                 if !progress.freed.is_empty() {
                     world.reach(Situation::ParkedDelivered);

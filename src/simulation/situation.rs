@@ -66,6 +66,7 @@ situations! {
     CommandResume: "an operator has a parked event tried again",
     CommandSkip: "an operator has a parked event left out",
     CommandDeadLetter: "an operator has a parked event dead-lettered",
+    LateHead: "a number below the head of a parked key commits after that was parked",
     PassedParked: "an event passes a parked key of its lane",
     UnimpededByRefused: "an event is relayed in time while only records of other keys are refused",
     LanesChanged: "the number of lanes is changed",
