@@ -1,14 +1,14 @@
 //! The way by the outbox.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::relays::Advance;
 use super::spill::{Known, Spills};
-use super::turn::Turns;
+use super::turn::{Turn, Turns};
 use crate::catalog::compiled::Resolved;
 use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
@@ -28,6 +28,8 @@ pub(crate) struct Fallback {
     layout: AtomicI64,
     /// When the lanes are looked up.
     look_ups: Turns,
+    /// Until when what is known of them will do while somebody looks them up.
+    known_until: Mutex<Instant>,
     /// When relays elsewhere are told of rows.
     wakes: Turns,
 }
@@ -37,6 +39,10 @@ const WAKE_EVERY: Duration = Duration::from_millis(20);
 
 /// How often the lanes are looked up in the outbox while events are emitted. One small query.
 const LOOK_UP_EVERY: Duration = Duration::from_millis(100);
+
+/// What is known of them is not older than this while somebody looks them up: then others wait for that one, as long as for this.
+/// It is a little more than the above, so that nobody waits for a database that answers soon in a steady stream of events.
+const KNOWN_FOR: Duration = Duration::from_millis(120);
 
 /// How long they are not looked up after that failed: whoever does it waits for a database that may not answer.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -64,6 +70,7 @@ impl Fallback {
             handed: Handed::default(),
             layout,
             look_ups: Turns::new(now + LOOK_UP_EVERY),
+            known_until: Mutex::new(now + KNOWN_FOR),
             wakes: Turns::new(now + WAKE_EVERY),
         })
     }
@@ -257,9 +264,9 @@ impl Fallback {
 
     /// Whether a direct event of the key overtakes nothing, and that was looked up not long ago.
     pub(crate) fn is_clear(&self, key: &[u8]) -> bool {
+        let now = Instant::now();
         // If it is somebody's turn, that one looks it up for all.
-        let is_fresh = !self.look_ups.is_due(Instant::now());
-        is_fresh && !self.is_known_spilled(key)
+        !self.look_ups.is_due(now) && now < *self.known_until() && !self.is_known_spilled(key)
     }
 
     /// Whether a direct event of the key could overtake one in the outbox, as far as is known.
@@ -268,15 +275,28 @@ impl Fallback {
     }
 
     /// Looks up the lanes, unless that was done a moment ago: another process may have stored something, or a relay elsewhere
-    /// have delivered it. One caller does so for all; the others go by what is known.
+    /// have delivered it. One caller does so for all; the others go by what is known, or, if that is old, wait for the one a moment.
     ///
     /// # Cancel safety
     ///
     /// Dropped before it completes, the lanes were not looked up, and the next caller does so. Neither polled nor dropped, the next
     /// one does so after a second.
     pub(crate) async fn look_up(&self) {
-        let began = Instant::now();
-        let Some(turn) = self.look_ups.take(began, TURN) else { return };
+        let until = Instant::now() + KNOWN_FOR;
+        loop {
+            let ended = self.look_ups.ended();
+            let now = Instant::now();
+            if let Some(turn) = self.look_ups.take(now, TURN) {
+                return self.look_up_for_all(turn, now).await;
+            }
+            // Should that one be dropped, it is another's turn.
+            if now < *self.known_until() || tokio::time::timeout_at(until, ended).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn look_up_for_all(&self, turn: Turn<'_>, began: Instant) {
         let known = self.spills.all_known();
         let heads = within(LOOK_UP_TIMEOUT, self.outbox.heads()).await;
         let counted = match &heads {
@@ -289,13 +309,21 @@ impl Fallback {
         match counted.and(heads) {
             Ok(heads) => {
                 self.spills.refresh(&known, &heads);
+                *self.known_until() = began + KNOWN_FOR;
                 turn.done(began + LOOK_UP_EVERY);
             }
             Err(error) => {
                 tracing::debug!(%error, "the lanes could not be looked up; what was known of them stands");
-                turn.done(Instant::now() + LOOK_AGAIN_AFTER);
+                let again_at = Instant::now() + LOOK_AGAIN_AFTER;
+                *self.known_until() = again_at;
+                turn.done(again_at);
             }
         }
+    }
+
+    fn known_until(&self) -> MutexGuard<'_, Instant> {
+        // Nothing panics while it holds this lock.
+        self.known_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the lane of the key is not spilled.

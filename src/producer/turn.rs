@@ -3,11 +3,16 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 /// When something is to be done next.
 #[derive(Debug)]
-pub(super) struct Turns(Mutex<Instant>);
+pub(super) struct Turns {
+    next_at: Mutex<Instant>,
+    ended: Notify,
+}
 
 /// The turn of the caller who does it.
 ///
@@ -22,17 +27,22 @@ pub(super) struct Turn<'a> {
 
 impl Turns {
     pub(super) fn new(next_at: Instant) -> Self {
-        Self(Mutex::new(next_at))
+        Self { next_at: Mutex::new(next_at), ended: Notify::new() }
     }
 
     fn next_at(&self) -> MutexGuard<'_, Instant> {
         // Nothing panics while it holds this lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.next_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it is nobody's turn now.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         *self.next_at() <= now
+    }
+
+    /// Completes when a turn ends after this call.
+    pub(super) fn ended(&self) -> Notified<'_> {
+        self.ended.notified()
     }
 
     /// Takes the turn for as long as `limit`, if it is due and not somebody else's.
@@ -59,6 +69,8 @@ impl Drop for Turn<'_> {
         if *next_at == self.over_at {
             *next_at = self.next_at;
         }
+        drop(next_at);
+        self.turns.ended.notify_waiters();
     }
 }
 

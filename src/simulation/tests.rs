@@ -135,6 +135,43 @@ async fn lanes_whose_look_up_was_dropped_are_looked_up_by_the_next_emit() {
     assert!(fallback.is_spilled(&key, 1, None).await);
 }
 
+/// A producer that has not emitted for long, while another process has stored an event of the key.
+async fn idle_producer() -> (Fallback, Bytes) {
+    let world = World::new(Plan { lanes: 1, is_sqlite: false, faults: Vec::new(), ..Plan::new(0) }, false);
+    let session = session::Session::new(&world, &Process::new(&world, 0, 1));
+    let fallback = Fallback::open(Arc::new(session)).await.unwrap();
+    let key = Bytes::from("k0");
+    assert!(fallback.is_clear(&key));
+    store_elsewhere(&world, 0, &key);
+    sleep(Duration::from_secs(60)).await;
+    (fallback, key)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_emit_waits_for_another_that_looks_the_lanes_up_if_what_is_known_is_old() {
+    let (fallback, key) = idle_producer().await;
+    let ((), is_clear, is_spilled) = tokio::join!(fallback.look_up(), async { fallback.is_clear(&key) }, async {
+        fallback.is_spilled(&key, 1, None).await
+    });
+    assert!(!is_clear && is_spilled);
+    sleep(Duration::from_millis(100)).await;
+    let begun = tokio::time::Instant::now();
+    let ((), elapsed) = tokio::join!(fallback.look_up(), async {
+        fallback.look_up().await;
+        begun.elapsed()
+    });
+    assert_eq!(elapsed, Duration::ZERO, "what is known is of a moment ago");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_emit_that_waits_for_another_that_is_dropped_looks_the_lanes_up_itself() {
+    let (fallback, key) = idle_producer().await;
+    let mut dropped = Box::pin(fallback.look_up());
+    assert!(tokio::time::timeout(Duration::ZERO, &mut dropped).await.is_err(), "it has begun");
+    let (is_spilled, ()) = tokio::join!(fallback.is_spilled(&key, 1, None), async { drop(dropped) });
+    assert!(is_spilled);
+}
+
 /// A `select!` that goes on with another branch, and keeps the emit.
 #[tokio::test(start_paused = true)]
 async fn lanes_whose_look_up_is_left_alone_are_looked_up_by_another_emit_a_second_later() {
