@@ -180,7 +180,7 @@ const SKIPPED: usize = 2;
 /// So often a relay tries a record that is refused before it gives it up.
 const ATTEMPTS: u32 = 3;
 
-/// How long an event of another process may be overlooked: lanes are looked up ten times a second.
+/// How long an event of another process may be overlooked: lanes are looked up ten times a second, or a little later.
 const OVERLOOKED_FOR: Duration = Duration::from_millis(120);
 
 /// How long an event may take that nothing keeps, whatever becomes of others.
