@@ -128,7 +128,7 @@ impl Event {
     }
 
     /// It is delivered or left out.
-    pub(super) fn is_settled(&mut self) {
+    pub(super) fn settled(&mut self) {
         self.settled_under_way |=
             self.relayed.iter().any(|(_, what)| matches!(what, Relayed::UnderWay | Relayed::Ambiguous));
     }

@@ -500,7 +500,7 @@ impl Outbox for Session {
                 let settled = progress.settled.iter().flat_map(Clone::clone).filter(|number| !held.contains(number));
                 for number in settled.chain(progress.unheld.iter().map(|(_, number)| *number)) {
                     if let Some(event) = database.event(progress.lane, number) {
-                        world.ledger().event(event).is_settled();
+                        world.ledger().event(event).settled();
                     }
                 }
                 if !progress.parked.is_empty() {
