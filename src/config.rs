@@ -20,6 +20,9 @@ pub(crate) mod security;
 use properties::Properties;
 use security::Security;
 
+/// Nothing is waited for longer than this, whatever is set.
+pub(crate) const LONGEST_TIMEOUT: Duration = Duration::from_secs(3_600);
+
 /// The settings of a service. `.env.reference` lists the variables with their defaults.
 ///
 /// # Examples
@@ -279,25 +282,25 @@ impl Config {
         Ok(self)
     }
 
-    /// Sets how long a direct publish may take before the event goes to the outbox. Defaults to two seconds.
+    /// Sets how long a direct publish may take before the event goes to the outbox: two seconds by default, an hour at most.
     #[must_use]
     pub fn with_direct_timeout(mut self, direct_timeout: Duration) -> Self {
-        self.direct_timeout = direct_timeout;
+        self.direct_timeout = direct_timeout.min(LONGEST_TIMEOUT);
         self
     }
 
-    /// Sets how long an emit may take altogether, whatever way the event goes. Defaults to 30 seconds; a request may
+    /// Sets how long an emit may take altogether, whatever way the event goes: 30 seconds by default, an hour at most; a request may
     /// [say otherwise](crate::EmitRequest::timeout).
     #[must_use]
     pub fn with_emit_timeout(mut self, emit_timeout: Duration) -> Self {
-        self.emit_timeout = emit_timeout;
+        self.emit_timeout = emit_timeout.min(LONGEST_TIMEOUT);
         self
     }
 
-    /// Sets how long [`close`](crate::Emitter::close) waits for what is in flight. Defaults to 30 seconds.
+    /// Sets how long [`close`](crate::Emitter::close) waits for what is in flight: 30 seconds by default, an hour at most.
     #[must_use]
     pub fn with_close_timeout(mut self, close_timeout: Duration) -> Self {
-        self.close_timeout = close_timeout;
+        self.close_timeout = close_timeout.min(LONGEST_TIMEOUT);
         self
     }
 

@@ -88,7 +88,8 @@ pub trait Emitter: fmt::Debug + Send + Sync + 'static {
     /// [`EmitterExt::commit`], or call this after a commit of their own.
     ///
     /// Only after a commit that has succeeded, and not of events whose savepoint was rolled back: an event would be published
-    /// that does not exist. If nobody knows what became of the commit, leave it: the relay finds out. What is
+    /// that does not exist. Mind that sqlx calls the commit of a PostgreSQL transaction a success though a statement of it has failed
+    /// before, and it was rolled back; [`EmitterExt::commit`] does not. If nobody knows what became of the commit, leave it: the relay finds out. What is
     /// not handed over is delivered all the same, some 100 ms later, or after a second if another process relays it.
     ///
     /// It does not wait, and can't fail. Lanes that another process relays are not sent from here; if a relay runs in
@@ -170,10 +171,14 @@ pub trait EmitterExt: Emitter {
     /// [`OutboxMode::Journaled`](crate::OutboxMode::Journaled) are on their way to the topic when this returns, without a look
     /// at the database. One receipt or many. Of a savepoint it hands nothing over, since that is not committed yet.
     ///
+    /// A statement before the commit asks whether there is something to commit: PostgreSQL rolls a transaction back of which a
+    /// statement has failed, and calls that no error.
+    ///
     /// # Errors
     ///
     /// What the database says of the commit. If [`Error::is_ambiguous`](crate::Error::is_ambiguous), it may have been carried out,
-    /// and then the relay delivers the events.
+    /// and then the relay delivers the events. [`ErrorKind::StorageConflict`](crate::ErrorKind::StorageConflict) if a statement of
+    /// the transaction has failed before.
     ///
     /// # Cancel safety
     ///
@@ -194,14 +199,18 @@ pub trait EmitterExt: Emitter {
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     fn commit<'a, D: sqlx::Database>(
         &'a self,
-        tx: sqlx::Transaction<'a, D>,
+        mut tx: sqlx::Transaction<'a, D>,
         receipts: impl Into<Vec<Receipt>>,
-    ) -> BoxFuture<'a, Result<()>> {
-        use sqlx::TransactionManager as _;
+    ) -> BoxFuture<'a, Result<()>>
+    where
+        for<'c> &'c mut D::Connection: sqlx::Executor<'c, Database = D>,
+    {
+        use sqlx::{Executor as _, TransactionManager as _};
 
         let receipts = receipts.into();
         Box::pin(async move {
             let is_outermost = D::TransactionManager::get_transaction_depth(&tx) == 1;
+            tx.execute("select 1").await.map_err(crate::outbox::failure::failed_in(true, "committing"))?;
             tx.commit().await.map_err(crate::outbox::failure::failed("committing"))?;
             if is_outermost {
                 self.committed(receipts);

@@ -320,7 +320,6 @@ impl Error {
     }
 
     /// Says that something else decides what becomes of the event.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn decided(mut self) -> Self {
         self.0.ambiguous = false;
         self

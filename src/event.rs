@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::config::LONGEST_TIMEOUT;
 use crate::error::{Error, ErrorKind, Result};
 use crate::policy::PolicyOverride;
 
@@ -153,9 +154,9 @@ impl EmitRequest {
 
     /// Sets how long the emit may take altogether, whatever way the event goes: half of it, and no more than the direct timeout,
     /// is for the broker if the event can still go to the outbox. An emit in a transaction takes as long as its statement.
-    /// Defaults to what the configuration says, 30 seconds if nothing.
+    /// Defaults to what the configuration says, 30 seconds if nothing; an hour at most.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+        self.timeout = Some(timeout.min(LONGEST_TIMEOUT));
         self
     }
 

@@ -567,8 +567,8 @@ pub struct Progress {
     pub parked: Vec<Parked>,
     /// Keys that were parked, and are free.
     pub freed: Vec<Bytes>,
-    /// Keys whose command was obeyed.
-    pub obeyed: Vec<Bytes>,
+    /// Keys whose command was obeyed, and which. One that was given since is another, and stands.
+    pub obeyed: Vec<(Bytes, Command)>,
 }
 
 /// What became of a write of progress.

@@ -102,6 +102,12 @@ impl Times {
     fn of(&self, request: &EmitRequest) -> Duration {
         request.timeout.unwrap_or(self.emit)
     }
+
+    /// Whether having waited so long for the broker in vain says something of its health: half as long as an ordinary emit does. One
+    /// that has less time of its own only says how little that was.
+    fn is_outage(&self, waited: Duration) -> bool {
+        waited >= self.direct.min(self.emit / 2) / 2
+    }
 }
 
 impl Producer {

@@ -2,6 +2,9 @@
 
 use std::marker::PhantomData;
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use sqlx::TransactionManager as _;
+
 /// An open transaction of the caller's, borrowed for one emit.
 ///
 /// Opaque, so that another database breaks nobody. Callers rarely name it: `emit_in` takes anything that is [`AsTx`].
@@ -25,6 +28,19 @@ impl Tx<'_> {
     #[must_use]
     pub fn detached() -> Self {
         Self(Inner::Detached(PhantomData))
+    }
+
+    /// Whether its caller has yet to commit, as far as sqlx knows. It does not know of a `BEGIN` that was a statement like others.
+    pub(crate) fn is_open(&self) -> bool {
+        match &self.0 {
+            #[cfg(feature = "postgres")]
+            Inner::Postgres(connection) => sqlx::postgres::PgTransactionManager::get_transaction_depth(connection) > 0,
+            #[cfg(feature = "sqlite")]
+            Inner::Sqlite(connection) => sqlx::sqlite::SqliteTransactionManager::get_transaction_depth(connection) > 0,
+            Inner::Detached(_) => true,
+            #[cfg(test)]
+            Inner::Simulated(_) => true,
+        }
     }
 
     /// What kind of connection it is, for error messages.
@@ -58,7 +74,8 @@ impl std::fmt::Debug for Tx<'_> {
 
 /// What an event can be emitted in: sqlx's transactions and connections, and a service's own unit of work.
 ///
-/// A connection that is in no transaction is accepted: the event is then durable as soon as the emit returns.
+/// A connection that is in no transaction is accepted: the event is then durable as soon as the emit returns,
+/// and may be so if the emit fails: [`Error::is_ambiguous`](crate::Error::is_ambiguous) says whether.
 ///
 /// # Examples
 ///

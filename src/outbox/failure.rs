@@ -26,11 +26,12 @@ pub(super) fn failed_again(doing: &'static str, first: Sqlx) -> impl FnOnce(Sqlx
     move |source| failed(doing)(source).or_ambiguous(meaning(&first).1)
 }
 
-/// The error of a statement in the caller's transaction, which alone decides what becomes of it: never ambiguous.
-pub(super) fn failed_in_transaction(doing: &'static str) -> impl FnOnce(Sqlx) -> Error {
+/// The error of a statement on the caller's connection. A transaction that is open decides what becomes of it, and so it is not
+/// ambiguous.
+pub(crate) fn failed_in(is_open: bool, doing: &'static str) -> impl FnOnce(Sqlx) -> Error {
     move |source| {
         let error = failed(doing)(source);
-        error.decided()
+        if is_open { error.decided() } else { error }
     }
 }
 
@@ -162,7 +163,8 @@ mod tests {
         assert_eq!(meaning(&Sqlx::Io(std::io::ErrorKind::UnexpectedEof.into())), (ErrorKind::Storage, true));
         let lost = || Sqlx::Io(std::io::ErrorKind::UnexpectedEof.into());
         assert!(failed("appending")(lost()).is_ambiguous());
-        assert!(!failed_in_transaction("appending")(lost()).is_ambiguous());
+        assert!(failed_in(false, "appending")(lost()).is_ambiguous());
+        assert!(!failed_in(true, "appending")(lost()).is_ambiguous());
         #[cfg(feature = "postgres")]
         assert!(failed_again("appending", lost())(Sqlx::PoolTimedOut).is_ambiguous());
     }

@@ -12,7 +12,7 @@ use sqlx::{Executor as _, PgConnection, PgExecutor, PgPool, Row as _};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::failure::{failed, failed_again, failed_in_transaction};
+use super::failure::{failed, failed_again, failed_in};
 use super::schema::Schema;
 use super::{
     Appended, Head, HeldRow, Hole, Lag, Lanes, Leases, Limits, Outbox, Page, Parked, Progress, RETENTION, Row, Settled,
@@ -292,14 +292,14 @@ impl Outbox for PostgresOutbox {
 
     fn append_in<'a>(&'a self, lanes: Lanes, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         Box::pin(async move {
-            let other = tx.describe();
+            let (is_open, other) = (tx.is_open(), tx.describe());
             let Inner::Postgres(connection) = tx.0 else {
                 let message =
                     format!("this outbox needs a transaction of its PostgreSQL database, and was given {other}");
                 return Err(Error::new(ErrorKind::UnsupportedTransaction, message));
             };
             let appended = self.append_to(connection, lanes, rows).await;
-            appended.map_err(failed_in_transaction("appending to the log"))
+            appended.map_err(failed_in(is_open, "appending to the log"))
         })
     }
 

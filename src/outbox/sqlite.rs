@@ -1,6 +1,6 @@
 //! The outbox in a SQLite file.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sqlx::TransactionManager as _;
@@ -10,7 +10,7 @@ use sqlx::sqlite::{
 use sqlx::{Executor as _, Row as _, SqliteConnection, SqliteExecutor, SqlitePool};
 use uuid::Uuid;
 
-use super::failure::{failed, failed_in_transaction};
+use super::failure::{failed, failed_in};
 use super::{
     Appended, Command, Head, HeldRow, Hole, Lag, Lanes, Lease, Leases, Limits, Outbox, Page, Parked, Progress,
     RETENTION, Row, Settled, StoredRow, envelope, floor, highest, migration, multirange, seconds_of, time_of,
@@ -118,7 +118,12 @@ const RETAIN: &str = "
       select seq from tidings_outbox
       where lane = ?1 and seq < ?2 and seq < (select max(seq) from tidings_outbox where lane = ?1)
         and created_at < cast(unixepoch('subsec') * 1000 as integer) - ?3
-      order by seq limit 1000)";
+      order by seq limit ?4)";
+
+const RETAIN_ROWS: u32 = 1_000;
+
+/// The relay waits for it. What is left is dropped next time.
+const RETAIN_FOR: Duration = Duration::from_millis(500);
 
 const PAGE: &str = "
     select seq, topic, record_key, headers, payload, envelope_version from (
@@ -308,7 +313,7 @@ impl Outbox for SqliteOutbox {
 
     fn append_in<'a>(&'a self, _: Lanes, tx: Tx<'a>, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         Box::pin(async move {
-            let other = tx.describe();
+            let (is_open, other) = (tx.is_open(), tx.describe());
             let Inner::Sqlite(connection) = tx.0 else {
                 let message = format!("this outbox needs a transaction of its SQLite database, and was given {other}");
                 return Err(Error::new(ErrorKind::UnsupportedTransaction, message));
@@ -323,7 +328,7 @@ impl Outbox for SqliteOutbox {
                 sqlx::query("release tidings_append").execute(&mut *connection).await?;
                 appended
             };
-            append.await.map_err(failed_in_transaction("appending to the log"))
+            append.await.map_err(failed_in(is_open, "appending to the log"))
         })
     }
 
@@ -464,14 +469,25 @@ impl Outbox for SqliteOutbox {
     fn retain(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async {
             let keep = i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX);
-            for (lane, head) in (0u16..).zip(self.heads().await?) {
-                sqlx::query(RETAIN)
-                    .bind(lane)
-                    .bind(head.floor)
-                    .bind(keep)
-                    .execute(&self.pool)
-                    .await
-                    .map_err(failed("dropping what is delivered"))?;
+            let mut lanes: Vec<_> = (0u16..).zip(self.heads().await?).collect();
+            let until = Instant::now() + RETAIN_FOR;
+            // Round after round, so that each lane gets its share of the time.
+            while !lanes.is_empty() && Instant::now() < until {
+                let mut with_more = Vec::new();
+                for (lane, head) in lanes {
+                    let dropped = sqlx::query(RETAIN)
+                        .bind(lane)
+                        .bind(head.floor)
+                        .bind(keep)
+                        .bind(RETAIN_ROWS)
+                        .execute(&self.pool)
+                        .await
+                        .map_err(failed("dropping what is delivered"))?;
+                    if dropped.rows_affected() >= RETAIN_ROWS.into() {
+                        with_more.push((lane, head));
+                    }
+                }
+                lanes = with_more;
             }
             Ok(())
         })
@@ -539,12 +555,18 @@ async fn settle(connection: &mut SqliteConnection, progress: &Progress) -> sqlx:
             .execute(&mut *connection)
             .await?;
     }
-    const OBEYED: &str = "update tidings_parked set command = null where lane = ? and record_key = ?";
+    const OBEYED: &str = "update tidings_parked set command = null where lane = ? and record_key = ? and command = ?";
+    for (key, command) in &progress.obeyed {
+        sqlx::query(OBEYED)
+            .bind(lane)
+            .bind(String::from_utf8_lossy(key))
+            .bind(command.as_str())
+            .execute(&mut *connection)
+            .await?;
+    }
     const FREED: &str = "delete from tidings_parked where lane = ? and record_key = ?";
-    for (statement, keys) in [(OBEYED, &progress.obeyed), (FREED, &progress.freed)] {
-        for key in keys {
-            sqlx::query(statement).bind(lane).bind(String::from_utf8_lossy(key)).execute(&mut *connection).await?;
-        }
+    for key in &progress.freed {
+        sqlx::query(FREED).bind(lane).bind(String::from_utf8_lossy(key)).execute(&mut *connection).await?;
     }
     Ok(true)
 }
@@ -595,11 +617,53 @@ mod tests {
         Row { lane: 0, event_id: EventId::new(), definition_key: "d".into(), record }
     }
 
+    async fn outbox(folder: &tempfile::TempDir) -> SqliteOutbox {
+        let outbox = SqliteOutbox::open(folder.path().join("outbox.sqlite"));
+        outbox.migrate().await.unwrap();
+        outbox
+    }
+
+    #[tokio::test]
+    async fn all_that_is_delivered_and_old_enough_is_dropped_at_once_however_much_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = outbox(&folder).await.with_retention(Duration::ZERO);
+        let rows: Vec<_> = (0..2_500).map(|_| row()).collect();
+        outbox.append(Lanes::new(32, 0).unwrap(), &rows).await.unwrap();
+        sqlx::query("update tidings_lane set published = '{[1,2501)}' where lane = 0")
+            .execute(&outbox.pool)
+            .await
+            .unwrap();
+        sqlx::query("update tidings_outbox set created_at = created_at - 1000").execute(&outbox.pool).await.unwrap();
+        outbox.retain().await.unwrap();
+        let left: i64 =
+            sqlx::query_scalar("select count(*) from tidings_outbox").fetch_one(&outbox.pool).await.unwrap();
+        assert_eq!(left, 1, "the last one of a lane stays");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_is_given_while_another_is_obeyed_stands() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = outbox(&folder).await;
+        sqlx::query(
+            "insert into tidings_parked (lane, record_key, head, error_kind, error, attempts, command, first_failure_at, next_attempt_at)
+             values (0, 'k', 1, 'too_large', '', 1, 'skip', 0, 0)",
+        )
+        .execute(&outbox.pool)
+        .await
+        .unwrap();
+        let leased = outbox.lease(Uuid::now_v7(), Duration::from_secs(60)).await.unwrap();
+        let mut progress = Progress { lane: 0, epoch: leased.leases[0].epoch, ..Progress::default() };
+        for (obeyed, left) in [(Command::Resume, Some(Command::Skip)), (Command::Skip, None)] {
+            progress.obeyed = vec![("k".into(), obeyed)];
+            assert_eq!(outbox.settle(&[progress.clone()]).await.unwrap().lanes, [0]);
+            assert_eq!(outbox.parked(&[0]).await.unwrap()[0].1.command, left);
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_page_shows_all_its_holes_as_of_one_moment() {
         let folder = tempfile::tempdir().unwrap();
-        let outbox = SqliteOutbox::open(folder.path().join("outbox.sqlite"));
-        outbox.migrate().await.unwrap();
+        let outbox = outbox(&folder).await;
         let done = AtomicBool::new(false);
         let write = async {
             while !done.load(Ordering::SeqCst) {

@@ -1,7 +1,7 @@
 //! Events in a caller's transaction.
 
 use super::Producer;
-use super::fallback::Fallback;
+use super::fallback::{Fallback, Mark};
 use crate::catalog::compiled::Resolved;
 use crate::emitter::{Outcome, Receipt, StoredReason};
 use crate::error::{Error, ErrorKind, Result};
@@ -50,6 +50,7 @@ impl Producer {
         let lanes = fallback.lanes();
         let rows: Vec<_> = enabled.map(|resolved| Row::new(resolved, lanes)).collect();
         let known: Vec<_> = rows.iter().map(|row| fallback.spills.known(row.lane)).collect();
+        let is_open = tx.is_open();
         let appended = match &rows[..] {
             [] => Vec::new(),
             rows => match fallback.outbox.append_in(lanes, tx, rows).await {
@@ -64,10 +65,16 @@ impl Producer {
             },
         };
         let journaled = fates.iter().filter(|(_, policy)| policy.enabled()).map(|(_, policy)| policy.is_journaled());
-        for (((row, appended), known), is_journaled) in rows.iter().zip(&appended).zip(known).zip(journaled) {
-            // Spilled already before the commit: no direct event of the key may come in between.
-            fallback.spill(row.lane, *appended, known, is_journaled).await?;
-        }
+        let marks = rows.iter().zip(&appended).zip(known).zip(journaled);
+        let marks = marks.map(|(((row, appended), known), is_journaled)| Mark {
+            lane: row.lane,
+            appended: *appended,
+            known,
+            is_journaled,
+        });
+        // Spilled already before the commit: no direct event of the key may come in between.
+        let spilled = fallback.spill(&marks.collect::<Vec<_>>()).await;
+        spilled.map_err(|error| if is_open { error.decided() } else { error })?;
         let mut stored = rows.into_iter().zip(appended);
         let receipt = |(event_id, policy): (_, DeliveryPolicy)| {
             let row = if policy.enabled() { stored.next() } else { None };

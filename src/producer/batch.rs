@@ -84,6 +84,14 @@ struct Sent {
     era: u32,
 }
 
+/// The client's queue has no room.
+#[derive(Debug, Clone, Copy)]
+struct Full {
+    since: Instant,
+    /// Until when that is waited for.
+    until: Instant,
+}
+
 struct Batch<'a> {
     shared: &'a Shared,
     start: Instant,
@@ -106,7 +114,7 @@ struct Batch<'a> {
     reports: Arc<Reports>,
     client: Client,
     /// Until when it is waited for room in the client's queue, while it is full.
-    full_until: Option<Instant>,
+    full: Option<Full>,
     /// Whether it was found full in this turn.
     has_filled_up: bool,
     /// When it is looked whether something takes too long.
@@ -146,7 +154,7 @@ impl<'a> Batch<'a> {
             detours: FuturesUnordered::new(),
             reports: Arc::default(),
             client: shared.clients.current(),
-            full_until: None,
+            full: None,
             has_filled_up: false,
             look_at: start + LOOK_EVERY,
             given_up: HashMap::new(),
@@ -161,7 +169,7 @@ impl<'a> Batch<'a> {
             self.client = self.shared.clients.current();
             self.has_filled_up = false;
             if self.ready.is_empty() {
-                self.full_until = None;
+                self.full = None;
             }
             self.take_reports();
             self.advance();
@@ -347,16 +355,18 @@ impl<'a> Batch<'a> {
         let submit = || self.client.transport.submit(&event.resolved.record, on_delivery);
         if let Err(QueueFull(_)) = event.emit.span().in_scope(submit) {
             self.has_filled_up = true;
-            let full_until = *self.full_until.get_or_insert(until);
-            if now >= full_until {
-                self.shared.breaker.failed(era);
+            let full = *self.full.get_or_insert(Full { since: now, until });
+            if now >= full.until {
+                if self.shared.times.is_outage(now - full.since) {
+                    self.shared.breaker.failed(era);
+                }
                 let message = "the client's queue stayed full; the event was not sent";
                 event.error = Some(Error::new(ErrorKind::Overloaded, message));
                 self.chains[chain].refused();
             }
             return false;
         }
-        self.full_until = None;
+        self.full = None;
         event.sent = Some(Sent { at: now, until, era });
         self.look_at = self.look_at.min(until);
         self.chains[chain].submitted(self.client.generation);
@@ -416,12 +426,12 @@ impl<'a> Batch<'a> {
 
     /// Waits until there is something to do.
     async fn wait(&mut self) {
-        let (goes_on, is_full) = (self.has_room(), self.full_until.is_some());
+        let (goes_on, is_full) = (self.has_room(), self.full.is_some());
         if self.under_way == 0 {
             return;
         }
         let (transport, look_at) =
-            (Arc::clone(&self.client.transport), self.full_until.map_or(self.look_at, |until| until.min(self.look_at)));
+            (Arc::clone(&self.client.transport), self.full.map_or(self.look_at, |full| full.until.min(self.look_at)));
         tokio::select! {
             biased;
             Some(detour) = self.detours.next() => self.returned(detour),

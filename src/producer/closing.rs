@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Producer, Shared};
+use crate::config::LONGEST_TIMEOUT;
 use crate::error::{Error, ErrorKind, Result};
 
 /// This part of the time is kept for what waits for the broker in vain to go to the outbox, and for the relay to drain: some
@@ -59,7 +60,7 @@ impl Producer {
     ///
     /// New emits are refused. Those that run are waited for, and so are the records that the client holds; then the
     /// [relay](Self::relay) stops as if its `shutdown` had completed. A quarter of the time is kept for that, and for the
-    /// emits that still wait for the broker: with an outbox, their events are stored.
+    /// emits that still wait for the broker: with an outbox, their events are stored. An hour is the longest time.
     ///
     /// # Cancel safety
     ///
@@ -80,6 +81,7 @@ impl Producer {
     /// ```
     pub async fn close_within(&self, timeout: Duration) -> Leftover {
         let shared = &self.0;
+        let timeout = timeout.min(LONGEST_TIMEOUT);
         let deadline = Instant::now() + timeout;
         shared.closed.store(true, Ordering::SeqCst);
         // A relay goes on meanwhile: an emit may wait for older events of its lane.

@@ -187,18 +187,23 @@ impl Shared {
     /// Publishes a record, and waits for its acknowledgement until `deadline`, or until it is known that the broker does not
     /// let this client in.
     ///
-    /// The breaker hears of every outcome, whether or not anyone still waits for it. When it opens, the client is given up, and
+    /// The breaker hears of every outcome, whether or not anyone still waits for it, and of waiting in vain, if that was long. When it opens, the client is given up, and
     /// with it the record.
     async fn publish(&self, record: &Record, deadline: Instant) -> Result<Delivery> {
         let Some(permit) = self.breaker.permit() else { return Err(Error::new(ErrorKind::CircuitOpen, BREAKER_OPEN)) };
         let Client { transport, generation } = self.clients.current();
-        let era = permit.era;
+        let (era, began) = (permit.era, Instant::now());
+        let in_vain = || {
+            if self.times.is_outage(began.elapsed()) {
+                self.breaker.failed(era);
+            }
+        };
         let (sender, delivery) = oneshot::channel();
         if let Err(QueueFull(on_delivery)) = transport.submit(record, OnDelivery::tell(permit, sender)) {
             let submitted = submit_when_room(&*transport, record, on_delivery);
             if let Err(refusal) = Box::pin(wait(&*transport, deadline, submitted)).await {
                 return Err(refusal.unwrap_or_else(|| {
-                    self.breaker.failed(era);
+                    in_vain();
                     Error::new(ErrorKind::Overloaded, "the client's queue stayed full; the event was not sent")
                 }));
             }
@@ -215,9 +220,9 @@ impl Shared {
                 Err(Error::new(ErrorKind::ClientFailed, message).or_ambiguous(true))
             }
             // The client keeps the record, and may deliver it once it is let in: as ambiguous as one that is late.
-            Err(Some(refusal)) => Err(refusal),
+            Err(Some(refusal)) => Err(refusal.or_ambiguous(true)),
             Err(None) => {
-                self.breaker.failed(era);
+                in_vain();
                 let message = "the broker did not confirm the event in time; it may or may not have it";
                 Err(Error::new(ErrorKind::Timeout, message).or_ambiguous(true))
             }

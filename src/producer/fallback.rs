@@ -56,6 +56,15 @@ const TURN: Duration = Duration::from_secs(1);
 /// An insert that takes longer fails the emit. The row may be there all the same.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// An event that was appended, before anyone can overtake it.
+pub(crate) struct Mark {
+    pub(crate) lane: u16,
+    pub(crate) appended: Appended,
+    /// What was known of the lane before it was appended.
+    pub(crate) known: Known,
+    pub(crate) is_journaled: bool,
+}
+
 impl Fallback {
     pub(crate) async fn open(outbox: Arc<dyn Outbox>) -> Result<Self> {
         let spills = Spills::new();
@@ -150,12 +159,14 @@ impl Fallback {
             })
             .unzip();
         let all = self.append(lanes, &mut rows, deadline).await?;
-        for ((row, (_, is_journaled)), (appended, known)) in rows.iter().zip(&hows).zip(&all) {
-            self.spill(row.lane, *appended, *known, *is_journaled).await.map_err(|error| {
-                let may_be_relayed = error.kind() == ErrorKind::Storage;
-                error.or_ambiguous(may_be_relayed)
-            })?;
-        }
+        let marks = rows.iter().zip(&hows).zip(&all);
+        let marks = marks.map(|((row, (_, is_journaled)), (appended, known))| Mark {
+            lane: row.lane,
+            appended: *appended,
+            known: *known,
+            is_journaled: *is_journaled,
+        });
+        self.spill(&marks.collect::<Vec<_>>()).await?;
         if rows.iter().any(|row| !self.spills.is_relayed_here(row.lane)) {
             self.wake_others().await;
         }
@@ -198,22 +209,35 @@ impl Fallback {
         within(LOOK_UP_TIMEOUT, self.outbox.wake()).await
     }
 
-    /// Says that an event of the lane is in the outbox, or will be. `known` is what was known of the lane before it was appended:
-    /// a number below that floor was given out before. That is right if the whole database is an older one. Its numbers say nothing
-    /// then, not even one above the floor, since a relay may have settled more meanwhile. A relay looks for the event at once, or a
-    /// little later if it is handed over after the commit.
+    /// Says that events are in the outbox, or will be. A relay looks for them at once, or a little later if they are handed over
+    /// after the commit.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Schema`] if the sequence alone was set back: the relay takes the event for delivered.
-    pub(crate) async fn spill(&self, lane: u16, appended: Appended, known: Known, is_journaled: bool) -> Result<()> {
-        let Appended { sequence: number, is_new, life } = appended;
-        self.spills.spill(lane, number);
-        if is_journaled {
-            self.spills.announce();
-        } else {
-            self.spills.expect(lane, number);
+    /// [`ErrorKind::Schema`] if a sequence alone was set back: the relay takes an event for delivered. It is ambiguous if others may be
+    /// relayed.
+    pub(crate) async fn spill(&self, marks: &[Mark]) -> Result<()> {
+        for Mark { lane, appended, is_journaled, .. } in marks {
+            self.spills.spill(*lane, appended.sequence);
+            if *is_journaled {
+                self.spills.announce();
+            } else {
+                self.spills.expect(*lane, appended.sequence);
+            }
         }
+        for mark in marks {
+            self.check_number(mark).await.map_err(|error| {
+                let may_be_relayed = marks.len() > 1 || error.kind() == ErrorKind::Storage;
+                error.or_ambiguous(may_be_relayed)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A number below the floor of its lane was given out before. That is right if the whole database is an older one. Its numbers say
+    /// nothing then, not even one above the floor, since a relay may have settled more meanwhile.
+    async fn check_number(&self, mark: &Mark) -> Result<()> {
+        let Mark { lane, appended: Appended { sequence: number, is_new, life }, known, .. } = *mark;
         // One that was there already may have been delivered long ago.
         if life == known.life && (number >= known.floor || !is_new) {
             return Ok(());

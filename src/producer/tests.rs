@@ -1,5 +1,5 @@
-use std::sync::Mutex;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Mutex, PoisonError};
 
 use mockall::mock;
 
@@ -23,14 +23,58 @@ mock! {
     }
 }
 
+/// Takes every record and says no more of it, unless it answers; counts how often it was given up.
+#[derive(Debug, Default)]
+struct Silent {
+    answers: AtomicBool,
+    held: Mutex<Vec<OnDelivery>>,
+    refusal: Option<ErrorKind>,
+    retired: AtomicUsize,
+}
+
+impl Transport for Silent {
+    fn submit(&self, _: &Record, on_delivery: OnDelivery) -> Result<(), QueueFull> {
+        if self.answers.load(Ordering::SeqCst) {
+            on_delivery.call(delivered());
+        } else {
+            self.held.lock().unwrap_or_else(PoisonError::into_inner).push(on_delivery);
+        }
+        Ok(())
+    }
+
+    fn room(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn flush(&self, _: Duration) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(true))
+    }
+
+    fn refusal(&self) -> Option<Error> {
+        self.refusal.map(|kind| Error::new(kind, "told to refuse"))
+    }
+
+    fn retire(&self) {
+        self.retired.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn probe(&self, _: Duration) -> BoxFuture<'_, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
 fn delivered() -> Result<Delivery> {
     Ok(Delivery { partition: 3, offset: 7 })
 }
 
 async fn producer(broker: MockBroker) -> Producer {
+    producer_on(Arc::new(broker)).await
+}
+
+async fn producer_on(transport: Arc<dyn Transport>) -> Producer {
     let config = Config::new("//shop", ["unused:1"]).unwrap();
     let catalog = Catalog::new([EventDefinition::new("order.created", "order", "created")]).unwrap();
-    Producer::builder(config, catalog).with_transport(Arc::new(broker)).build().await.unwrap()
+    Producer::builder(config, catalog).with_transport(transport).build().await.unwrap()
 }
 
 fn request() -> EmitRequest {
@@ -196,6 +240,46 @@ async fn an_event_that_is_not_confirmed_in_time_fails_with_its_id() {
     let error = producer(broker).await.emit(request().id(id.clone())).await.unwrap_err();
     assert_eq!((error.kind(), error.event_id()), (ErrorKind::Timeout, Some(&id)));
     assert!(error.is_retryable() && error.is_ambiguous());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_the_client_has_when_it_is_not_let_in_may_arrive_once_it_is() {
+    let transport = Silent { refusal: Some(ErrorKind::Unauthenticated), ..Silent::default() };
+    let error = producer_on(Arc::new(transport)).await.emit(request()).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Unauthenticated, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn emits_that_have_little_time_of_their_own_say_nothing_of_the_brokers_health() {
+    let transport = Arc::new(Silent { answers: true.into(), ..Silent::default() });
+    let producer = producer_on(Arc::clone(&transport) as _).await;
+    // Nothing follows the first record of a key before that is acknowledged.
+    producer.emit_batch(vec![request()]).await.pop().unwrap().unwrap();
+    transport.answers.store(false, Ordering::SeqCst);
+    let hurried = || request().timeout(Duration::from_millis(20));
+    for _ in 0..20 {
+        assert_eq!(producer.emit(hurried()).await.unwrap_err().kind(), ErrorKind::Timeout);
+        for result in producer.emit_batch(vec![hurried(), hurried()]).await {
+            let error = result.unwrap_err();
+            assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Timeout, true), "{error:?}");
+        }
+        transport.held.lock().unwrap().clear();
+    }
+    assert_eq!((producer.breaker_state(), transport.retired.load(Ordering::SeqCst)), (BreakerState::Closed, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_time_is_too_long_to_be_reckoned_with() {
+    let transport = Silent { answers: true.into(), ..Silent::default() };
+    let ever = Duration::MAX;
+    let config = Config::new("//shop", ["unused:1"]).unwrap();
+    let config = config.with_direct_timeout(ever).with_emit_timeout(ever).with_close_timeout(ever);
+    let catalog = Catalog::new([EventDefinition::new("order.created", "order", "created")]).unwrap();
+    let producer = Producer::builder(config, catalog).with_transport(Arc::new(transport)).build().await.unwrap();
+    producer.emit(request()).await.unwrap();
+    producer.emit_batch(vec![request().timeout(ever)]).await.pop().unwrap().unwrap();
+    assert!(producer.close_within(ever).await.is_nothing());
+    producer.close().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

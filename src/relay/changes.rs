@@ -1,10 +1,10 @@
 //! What is to be written down of the parked keys of a lane. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::outbox::{Parked, Progress};
+use crate::outbox::{Command, Parked, Progress};
 
 /// The last word on each held row and each parked key since they were last written down.
 #[derive(Debug, Default)]
@@ -13,8 +13,8 @@ pub(crate) struct Changes {
     held: BTreeMap<(Bytes, i64), bool>,
     /// How a key is parked now, unless it is free.
     parked: BTreeMap<Bytes, Option<Parked>>,
-    /// Keys whose command was obeyed.
-    obeyed: BTreeSet<Bytes>,
+    /// Keys whose command was obeyed, and which.
+    obeyed: BTreeMap<Bytes, Command>,
 }
 
 impl Changes {
@@ -38,8 +38,8 @@ impl Changes {
         self.parked.insert(key, None);
     }
 
-    pub(crate) fn obey(&mut self, key: Bytes) {
-        self.obeyed.insert(key);
+    pub(crate) fn obey(&mut self, key: Bytes, command: Command) {
+        self.obeyed.insert(key, command);
     }
 
     /// Fills in what is to be written down, and forgets it.
@@ -67,7 +67,9 @@ impl Changes {
         for (key, parked) in parked.chain(progress.freed.into_iter().map(|key| (key, None))) {
             self.parked.entry(key).or_insert(parked);
         }
-        self.obeyed.extend(progress.obeyed);
+        for (key, command) in progress.obeyed {
+            self.obeyed.entry(key).or_insert(command);
+        }
     }
 }
 
@@ -115,7 +117,7 @@ mod tests {
             |changes| changes.unhold("a".into(), 1),
             |changes| changes.park(parked("a", 1)),
             |changes| changes.free("a".into()),
-            |changes| changes.obey("a".into()),
+            |changes| changes.obey("a".into(), Command::Resume),
         ];
         for change in changes {
             let mut all = Changes::default();
@@ -134,8 +136,10 @@ mod tests {
         changes.hold("a".into(), 2);
         changes.park(parked("a", 1));
         changes.free("b".into());
-        changes.obey("c".into());
+        changes.obey("c".into(), Command::Resume);
+        changes.obey("d".into(), Command::Resume);
         let unwritten = changes.take(nothing());
+        changes.obey("d".into(), Command::Skip);
         changes.unhold("a".into(), 1);
         changes.park(parked("a", 2));
         changes.put_back(unwritten);
@@ -143,6 +147,7 @@ mod tests {
         let Progress { held, unheld, parked, freed, obeyed, .. } = changes.take(nothing());
         assert_eq!((held, unheld), (vec![("a".into(), 2)], vec![("a".into(), 1)]));
         assert_eq!(parked.iter().map(|parked| parked.attempts).collect::<Vec<_>>(), [2]);
-        assert_eq!((freed, obeyed), (vec![Bytes::from("b")], vec![Bytes::from("c")]));
+        let still_obeyed = vec![("c".into(), Command::Resume), ("d".into(), Command::Skip)];
+        assert_eq!((freed, obeyed), (vec![Bytes::from("b")], still_obeyed));
     }
 }

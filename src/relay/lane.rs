@@ -462,8 +462,8 @@ impl Lane {
         };
         let complete = complete && rows.len() < limit;
         parked.state = State::Sending { left: rows.len(), complete };
-        if parked.parked.command.take().is_some() {
-            self.changes.obey(key.clone());
+        if let Some(command) = parked.parked.command.take() {
+            self.changes.obey(key.clone(), command);
         }
         let numbers: Vec<_> = rows.iter().map(|row| row.sequence).collect();
         for row in rows {
@@ -479,8 +479,8 @@ impl Lane {
     pub(crate) fn skip(&mut self, key: &Bytes, number: i64, now: Instant) {
         if let Some(parked) = self.parked.get_mut(key) {
             parked.state = State::Sending { left: 1, complete: false };
-            if parked.parked.command.take().is_some() {
-                self.changes.obey(key.clone());
+            if let Some(command) = parked.parked.command.take() {
+                self.changes.obey(key.clone(), command);
             }
             self.unhold(key, number, now);
         }

@@ -16,6 +16,7 @@ use crate::outbox::{
     Appended, Head, HeldRow, Hole, Lanes, Lease, Leases, Limits, Page, Parked, Progress, Row, Settled, StoredRow,
 };
 use crate::policy::PoisonMode;
+use crate::producer::fallback::Mark;
 use crate::transport::memory::MemoryTransport;
 use crate::transport::{OnDelivery, QueueFull, Record, Vitals};
 use crate::tx::Tx;
@@ -845,7 +846,21 @@ async fn a_number_that_is_given_out_again_in_an_older_database_spills_its_lane()
     let known = fallback.spills.known(0);
     outbox.rows.lock().unwrap().retain(|number, _| *number <= 3);
     outbox.life.store(2, Ordering::SeqCst);
-    fallback.spill(0, Appended::new(3, 2), known, false).await.unwrap();
+    fallback.spill(&[Mark { lane: 0, appended: Appended::new(3, 2), known, is_journaled: false }]).await.unwrap();
+    assert!(fallback.spills.is_spilled(0));
+}
+
+#[tokio::test]
+async fn one_number_that_was_set_back_leaves_no_other_event_unspilled_and_in_doubt() {
+    let outbox = FakeOutbox::new(1..10, RangeSet::new());
+    let fallback = Fallback::open(Arc::clone(&outbox) as Arc<dyn Outbox>).await.unwrap();
+    fallback.spills.settle_below(0, 10, 1);
+    let known = fallback.spills.known(0);
+    let mark = |number| Mark { lane: 0, appended: Appended::new(number, 1), known, is_journaled: false };
+    let error = fallback.spill(&[mark(9)]).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Schema, false));
+    let error = fallback.spill(&[mark(9), mark(10)]).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Schema, true), "the relay delivers the second");
     assert!(fallback.spills.is_spilled(0));
 }
 
@@ -858,7 +873,7 @@ async fn a_number_of_an_older_database_spills_its_lane_though_a_relay_has_settle
     fallback.spills.settle_below(0, 10, 1);
     outbox.rows.lock().unwrap().retain(|number, _| *number <= 3);
     outbox.life.store(2, Ordering::SeqCst);
-    fallback.spill(0, Appended::new(4, 2), known, false).await.unwrap();
+    fallback.spill(&[Mark { lane: 0, appended: Appended::new(4, 2), known, is_journaled: false }]).await.unwrap();
     assert!(fallback.spills.is_spilled(0));
 }
 
@@ -1022,7 +1037,7 @@ async fn a_row_that_nobody_hands_over_is_sent_a_little_later() {
         // By now it looks once a second.
         tokio::time::sleep(Duration::from_millis(10_300)).await;
         let known = fallback.spills.known(0);
-        fallback.spill(0, Appended::new(1, 1), known, true).await.unwrap();
+        fallback.spill(&[Mark { lane: 0, appended: Appended::new(1, 1), known, is_journaled: true }]).await.unwrap();
         outbox.rows.lock().unwrap().insert(1, "key".into());
         let stored_at = Instant::now();
         until(|| transport.records().len() == 1).await;

@@ -552,7 +552,7 @@ impl Transport for Client {
         if locked {
             self.0.world.reach(Situation::LockedOut);
         }
-        locked.then(|| Error::new(ErrorKind::Unauthenticated, "not let in").or_ambiguous(true))
+        locked.then(|| Error::new(ErrorKind::Unauthenticated, "not let in"))
     }
 
     fn vitals(&self) -> Option<Vitals> {

@@ -371,9 +371,9 @@ impl Database {
                 self.data.held.remove(&(*index, key.clone(), *number));
             }
             self.data.held.extend(held.iter().map(|(key, number)| (*index, key.clone(), *number)));
-            for key in obeyed {
+            for (key, command) in obeyed {
                 if let Some((parked, _)) = self.data.parked.get_mut(&(*index, key.clone())) {
-                    parked.command = None;
+                    parked.command.take_if(|given| given == command);
                 }
             }
             for key in freed {
@@ -383,7 +383,7 @@ impl Database {
                 let at = now + i64::try_from(parked.retry_in.as_micros()).unwrap();
                 let place = (*index, parked.key.clone());
                 let before = self.data.parked.get(&place).filter(|(before, _)| before.head == parked.head);
-                let command = before.and_then(|(before, _)| before.command).filter(|_| !obeyed.contains(&parked.key));
+                let command = before.and_then(|(before, _)| before.command);
                 self.data.parked.insert(place, (Parked { command, ..parked.clone() }, at));
             }
         }

@@ -119,8 +119,11 @@ impl Gauge {
             ErrorKind::Timeout | ErrorKind::BrokerUnavailable if self.is_stranded() => {
                 stranded().or_ambiguous(failed.is_ambiguous())
             }
-            // Time went by because nobody lets the client in.
-            ErrorKind::Timeout | ErrorKind::BrokerUnavailable => self.trust().refusal(Instant::now()).unwrap_or(failed),
+            // Time went by because nobody lets the client in. It may have been let in before, and the record be sent.
+            ErrorKind::Timeout | ErrorKind::BrokerUnavailable => match self.trust().refusal(Instant::now()) {
+                Some(refusal) => refusal.or_ambiguous(failed.is_ambiguous()),
+                None => failed,
+            },
             _ => failed,
         }
     }

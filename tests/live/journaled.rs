@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tidings::{Emitter, EmitterExt, Producer};
+use tidings::{Emitter, EmitterExt, ErrorKind, Producer};
 
 use crate::support::callers::Callers;
 use crate::support::counting::Counting;
@@ -82,4 +82,24 @@ async fn what_is_handed_over_is_not_read_from_the_database() {
     // A poll may find one between its commit and the word of it, often so on a busy machine; without the word it reads all.
     let read = rows_read.load(Ordering::SeqCst) - before;
     assert!(read < EVENTS * 3 / 4, "{read} of {EVENTS} rows were read");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_failed_before_its_commit_hands_nothing_over_and_is_not_called_committed() {
+    let world = world!();
+    let producer = world.producer().await;
+    let _relay = RunningRelay::of(&producer);
+    let (pool, ledger, mut sequence) = (world.pool(), Ledger::default(), Sequence::of("tenant-1"));
+    let [first, undone, last] = <[_; 3]>::try_from(sequence.take(3)).unwrap();
+    // The relay has its lanes.
+    producer.emit(first.request().policy(journaled())).await.unwrap();
+    let mut tx = pool.begin().await.unwrap();
+    let receipt = producer.emit_in(&mut tx, undone.request().policy(journaled())).await.unwrap();
+    // PostgreSQL answers the commit of such a transaction with a rollback, and no error.
+    sqlx::query("select 1 / 0").execute(&mut *tx).await.unwrap_err();
+    let error = producer.commit(tx, receipt).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::StorageConflict, false), "{error:?}");
+    producer.emit(last.request().policy(journaled())).await.unwrap();
+    ledger.accept_all([first, last]);
+    world.verdict(&ledger).await.assert_kept();
 }

@@ -261,6 +261,9 @@ async fn a_change_that_can_not_be_made_changes_nothing_and_holds_nobody_up_for_l
         stored.unwrap();
         assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     }
+    // Nor one from the future, as there are when the clock is set back.
+    sqlx::query("update tidings.outbox set created_at = created_at + interval '1 hour'").execute(&pool).await.unwrap();
+    assert_eq!(change(&pool, 64).await, Err("55006".into()));
     assert_eq!(world.outbox().lanes().await.unwrap(), before);
     let lanes: i64 = sqlx::query_scalar("select count(*) from tidings.lane").fetch_one(&pool).await.unwrap();
     assert_eq!(lanes, i64::from(LANES));

@@ -124,9 +124,22 @@ async fn a_command_that_was_obeyed_in_vain_is_written_down_together_with_the_nex
     let mut progress = Progress::default();
     progress.epoch = leases.iter().find(|lease| lease.lane == lane).unwrap().epoch;
     (progress.lane, progress.life) = (lane, life);
-    progress.obeyed.push(key.key.clone());
+    progress.obeyed.push((key.key.clone(), Command::Resume));
     progress.parked.push(key);
-    assert_eq!(outbox.settle(&[progress]).await.unwrap().lanes, [lane]);
+    assert_eq!(outbox.settle(&[progress.clone()]).await.unwrap().lanes, [lane]);
     let (_, key) = parked().await;
     assert_eq!((key.attempts, key.command), (2, None));
+
+    // One that was given since is not the one that was obeyed, whether or not the key is written down as well.
+    for is_parked_again in [true, false] {
+        sqlx::query("update tidings.parked set command = 'skip'").execute(&world.pool()).await.unwrap();
+        if !is_parked_again {
+            progress.parked.clear();
+        }
+        assert_eq!(outbox.settle(&[progress.clone()]).await.unwrap().lanes, [lane]);
+        assert_eq!(parked().await.1.command, Some(Command::Skip));
+    }
+    progress.obeyed[0].1 = Command::Skip;
+    outbox.settle(&[progress]).await.unwrap();
+    assert_eq!(parked().await.1.command, None);
 }

@@ -177,3 +177,26 @@ async fn a_request_at_fault_leaves_the_transaction_usable() {
     tx.commit().await.unwrap();
     assert_eq!(logged(&pool).await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fails_on_a_connection_that_is_in_no_transaction_may_be_stored_all_the_same() {
+    let world = world!();
+    let producer = world.producer().await;
+    let (pool, mut sequence) = (world.pool(), Sequence::of("tenant-1"));
+    for is_open in [false, true] {
+        let mut tx = pool.begin().await.unwrap();
+        let process: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut *tx).await.unwrap();
+        let mut connection = pool.acquire().await.unwrap();
+        let alone: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut *connection).await.unwrap();
+        sqlx::query("select pg_terminate_backend(p) from unnest($1) as p")
+            .bind([process, alone])
+            .execute(&pool)
+            .await
+            .unwrap();
+        let request = sequence.next().request();
+        let emitted =
+            if is_open { producer.emit_in(&mut tx, request) } else { producer.emit_in(&mut connection, request) };
+        let error = emitted.await.unwrap_err();
+        assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Storage, !is_open), "{error:?}");
+    }
+}

@@ -98,8 +98,11 @@ fn timed_out() -> sqlx::Error {
 pub(super) fn was_cut_off(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(error) => error.kind() != std::io::ErrorKind::TimedOut,
-        // The server's last words: class 57 is that of an operator, of which P01 to P03 are a shutdown, a crash and a start.
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| ["57P01", "57P02", "57P03"].contains(&&*code)),
+        // The server's last words: class 57 is that of an operator, of which P01 to P03 are a shutdown, a crash and a start, and P05
+        // is the end of a session that nobody has used for long.
+        sqlx::Error::Database(error) => {
+            error.code().is_some_and(|code| ["57P01", "57P02", "57P03", "57P05"].contains(&&*code))
+        }
         _ => false,
     }
 }

@@ -70,14 +70,15 @@ pub(super) fn settle<'q>(statement: &'q str, progress: &[Progress]) -> Query<'q,
         .bind(parked.iter().map(|(_, p)| i32::try_from(p.attempts).unwrap_or(i32::MAX)).collect::<Vec<_>>())
         .bind(parked.iter().map(|(_, p)| seconds_of(p.first_failure_at)).collect::<Vec<_>>())
         .bind(parked.iter().map(|(_, p)| p.retry_in.as_secs_f64()).collect::<Vec<_>>());
-    let keys: [fn(&Progress) -> &Vec<Bytes>; 2] = [|p| &p.freed, |p| &p.obeyed];
-    for keys in keys {
-        let rows = || progress.iter().flat_map(|p| keys(p).iter().map(|key| (lane_number(p.lane), key)));
-        statement = statement
-            .bind(rows().map(|(lane, _)| lane).collect::<Vec<_>>())
-            .bind(rows().map(|(_, key)| text(key)).collect::<Vec<_>>());
-    }
-    statement.bind(progress.iter().map(|p| p.life).collect::<Vec<_>>())
+    let freed = || progress.iter().flat_map(|p| p.freed.iter().map(|key| (lane_number(p.lane), key)));
+    let obeyed = || progress.iter().flat_map(|p| p.obeyed.iter().map(|obeyed| (lane_number(p.lane), obeyed)));
+    statement
+        .bind(freed().map(|(lane, _)| lane).collect::<Vec<_>>())
+        .bind(freed().map(|(_, key)| text(key)).collect::<Vec<_>>())
+        .bind(obeyed().map(|(lane, _)| lane).collect::<Vec<_>>())
+        .bind(obeyed().map(|(_, (key, _))| text(key)).collect::<Vec<_>>())
+        .bind(obeyed().map(|(_, (_, command))| command.as_str()).collect::<Vec<_>>())
+        .bind(progress.iter().map(|p| p.life).collect::<Vec<_>>())
 }
 
 /// Record keys are text: they are made of it.

@@ -149,7 +149,7 @@ pub(super) const SETTLE: &str = "
     with mark as materialized (select pg_current_xact_id()::text as mark),
     updated as (
       update tidings.lane l set published = l.published + d.settled::int8multirange
-      from unnest($1::smallint[], $2::bigint[], $3::text[], $22::bigint[]) as d(lane, epoch, settled, life)
+      from unnest($1::smallint[], $2::bigint[], $3::text[], $23::bigint[]) as d(lane, epoch, settled, life)
       where l.lane = d.lane and l.epoch = d.epoch and l.life = d.life and d.life = tidings.life()
       returning l.lane),
     held as (
@@ -172,13 +172,13 @@ pub(super) const SETTLE: &str = "
       set head = excluded.head, error_kind = excluded.error_kind, error = excluded.error, attempts = excluded.attempts,
           first_failure_at = excluded.first_failure_at, next_attempt_at = excluded.next_attempt_at,
           command = case when parked.head = excluded.head and not exists (
-              select from unnest($20::smallint[], $21::text[]) as f(lane, record_key)
-              where f.lane = excluded.lane and f.record_key = excluded.record_key)
+              select from unnest($20::smallint[], $21::text[], $22::text[]) as f(lane, record_key, command)
+              where f.lane = excluded.lane and f.record_key = excluded.record_key and f.command = parked.command)
             then parked.command end),
     obeyed as (
       update tidings.parked p set command = null
-      from unnest($20::smallint[], $21::text[]) as f(lane, record_key), updated
-      where p.lane = f.lane and p.record_key = f.record_key and updated.lane = f.lane
+      from unnest($20::smallint[], $21::text[], $22::text[]) as f(lane, record_key, command), updated
+      where p.lane = f.lane and p.record_key = f.record_key and p.command = f.command and updated.lane = f.lane
         and not exists (
           select from unnest($10::smallint[], $11::text[]) as n(lane, record_key)
           where n.lane = f.lane and n.record_key = f.record_key)),

@@ -15,6 +15,9 @@ impl Batch<'_> {
     /// Gives up the client of a chain's events in flight, and with it these: some could arrive without those before them.
     pub(super) fn give_up_client(&mut self, chain: usize) {
         self.shared.clients.replace(self.chains[chain].generation());
+        if self.chains[chain].in_flight().len() == 0 {
+            return;
+        }
         let until = Instant::now() + GIVING_UP;
         self.given_up.entry(chain).or_insert(until);
         self.look_at = self.look_at.min(until);
@@ -59,12 +62,17 @@ impl Batch<'_> {
         if overdue.is_none() && refusal.is_none() {
             return;
         }
-        if let (Some(sent), None) = (overdue, refusal) {
+        let outage = overdue.filter(|sent| self.shared.times.is_outage(now - sent.at));
+        if let (Some(sent), None) = (outage, refusal) {
             self.shared.breaker.failed(sent.era);
         }
-        if sent.len() > 1 {
+        if sent.len() > 1 && (outage.is_some() || refusal.is_some()) {
             // Given up one by one, the client could deliver the second and not the first.
             self.give_up_client(chain);
+        } else if sent.len() > 1 {
+            // They had too little time, which is no reason to give up everybody's client. So they must not be stored.
+            self.unsure.insert(chain);
+            self.give_up(chain, late);
         } else {
             // The client keeps the record, and may still deliver it.
             self.give_up(chain, || refusal.map_or_else(late, |refusal| refusal.retold().or_ambiguous(true)));

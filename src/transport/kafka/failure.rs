@@ -66,9 +66,16 @@ const MEANINGS: &[(ErrorKind, bool, &[Code])] = &[
     (
         ErrorKind::Timeout,
         true,
-        &[Code::MessageTimedOut, Code::OperationTimedOut, Code::RequestTimedOut, Code::PurgeInflight],
+        // What waits in a queue may have been sent before: after a connection was cut it is put back there.
+        &[
+            Code::MessageTimedOut,
+            Code::OperationTimedOut,
+            Code::PurgeInflight,
+            Code::PurgeQueue,
+            Code::RequestTimedOut,
+            Code::TimedOutQueue,
+        ],
     ),
-    (ErrorKind::Timeout, false, &[Code::TimedOutQueue, Code::PurgeQueue]),
     (ErrorKind::Overloaded, false, &[Code::QueueFull, Code::ThrottlingQuotaExceeded]),
     (
         ErrorKind::Unauthenticated,
@@ -306,6 +313,8 @@ mod tests {
         let error = failure(&KafkaError::MessageProduction(Code::MessageTimedOut), "orders");
         assert!(error.is_ambiguous() && error.is_retryable());
         assert!(std::error::Error::source(&error).is_some());
+        // After a connection was cut, what was sent waits in the queue once more.
+        assert!(failure(&KafkaError::MessageProduction(Code::PurgeQueue), "orders").is_ambiguous());
         let error = failure(&KafkaError::MessageProduction(Code::TopicAuthorizationFailed), "orders");
         assert!(!error.is_ambiguous() && error.to_string().contains("`orders`"));
     }
