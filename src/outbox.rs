@@ -81,12 +81,13 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
     fn heads(&self) -> BoxFuture<'_, Result<Vec<Head>>>;
 
     /// Extends the leases that `owner` has, and takes lanes that are free or whose lease has run out until it has its share
-    /// of them, for `ttl` from now by the database's clock.
+    /// of them, for `ttl` from now by the database's clock. Of what `owner` has [written](Progress::save) it waits for nothing any
+    /// more: what arrives now, up to `saves`, counts for nothing.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Storage`] if the database fails.
-    fn lease(&self, owner: Uuid, ttl: Duration) -> BoxFuture<'_, Result<Leases>>;
+    fn lease(&self, owner: Uuid, ttl: Duration, saves: i64) -> BoxFuture<'_, Result<Leases>>;
 
     /// Frees these lanes of `owner`, or, if it `leaves`, all it has.
     ///
@@ -102,14 +103,14 @@ pub trait Outbox: std::fmt::Debug + Send + Sync + 'static {
     /// [`ErrorKind::Storage`] if the database fails.
     fn parked<'a>(&'a self, lanes: &'a [u16]) -> BoxFuture<'a, Result<Vec<(u16, Parked)>>>;
 
-    /// Reads the first held rows of a parked key, in order, up to `limit`.
+    /// Reads the first held rows of a parked key, in order, as `limits` allow.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Storage`] if the database fails.
-    fn held<'a>(&'a self, lane: u16, key: &'a Bytes, limit: u32) -> BoxFuture<'a, Result<Vec<HeldRow>>>;
+    fn held<'a>(&'a self, lane: u16, key: &'a Bytes, limits: Limits) -> BoxFuture<'a, Result<Vec<HeldRow>>>;
 
-    /// Reads the rows in these holes: of each hole the first, in order of their numbers, as `limits` allow.
+    /// Reads the rows in these holes: of each hole the first, in order of their numbers, hole after hole, as `limits` allow.
     ///
     /// # Errors
     ///
@@ -207,8 +208,8 @@ macro_rules! forward {
                 (**self).heads()
             }
 
-            fn lease(&self, owner: Uuid, ttl: Duration) -> BoxFuture<'_, Result<Leases>> {
-                (**self).lease(owner, ttl)
+            fn lease(&self, owner: Uuid, ttl: Duration, saves: i64) -> BoxFuture<'_, Result<Leases>> {
+                (**self).lease(owner, ttl, saves)
             }
 
             fn release<'a>(&'a self, owner: Uuid, lanes: &'a [u16], leaves: bool) -> BoxFuture<'a, Result<()>> {
@@ -219,8 +220,8 @@ macro_rules! forward {
                 (**self).parked(lanes)
             }
 
-            fn held<'a>(&'a self, lane: u16, key: &'a Bytes, limit: u32) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
-                (**self).held(lane, key, limit)
+            fn held<'a>(&'a self, lane: u16, key: &'a Bytes, limits: Limits) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
+                (**self).held(lane, key, limits)
             }
 
             fn page<'a>(&'a self, holes: &'a [Hole], limits: Limits) -> BoxFuture<'a, Result<Page>> {
@@ -348,11 +349,20 @@ impl Appended {
     }
 }
 
+fn reaches(limit: u32, count: usize) -> bool {
+    u32::try_from(count).map_or(true, |count| count >= limit)
+}
+
 impl Limits {
-    /// Whether there may be more in the hole than these rows of it.
-    pub(crate) fn are_reached(self, rows: &[StoredRow]) -> bool {
-        let is_reached = |limit: u32, count: usize| u32::try_from(count).map_or(true, |count| count >= limit);
-        is_reached(self.rows, rows.len()) || is_reached(self.bytes, rows.iter().map(|row| row.bytes).sum())
+    /// Whether there may be more in the hole, or of the key, than rows of these bytes.
+    pub(crate) fn are_reached(self, rows: impl IntoIterator<Item = usize>) -> bool {
+        let (count, bytes) = rows.into_iter().fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes));
+        reaches(self.rows, count) || reaches(self.bytes, bytes)
+    }
+
+    /// Whether a page has as many rows as it may.
+    pub(crate) fn are_reached_in_all(self, rows: usize) -> bool {
+        reaches(self.in_all, rows)
     }
 }
 
@@ -485,14 +495,16 @@ pub enum Command {
     DeadLetter,
 }
 
-/// How much a page may have, in all.
+/// How much may be read at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// The rows of each hole.
+    /// The rows of each hole, or of the key.
     pub rows: u32,
-    /// The bytes of each hole, headers and payloads: the row that reaches them is the last.
+    /// Their bytes, headers and payloads: the row that reaches them is the last.
     pub bytes: u32,
+    /// The rows of all holes: there may be more in the hole of the one that reaches them, and those behind it are not looked into.
+    pub in_all: u32,
 }
 
 /// Numbers of a lane that a relay has not seen: from `low`, inclusive, to `high`, exclusive.
@@ -557,6 +569,8 @@ pub struct Progress {
     pub epoch: i64,
     /// In which life of the database it was leased; see [`Page::life`]. One that was set back may give the same epoch out again.
     pub life: i64,
+    /// Which of the relay's writes this is, from 1 on. One that arrives behind a later one of the same epoch counts for nothing.
+    pub save: i64,
     /// The numbers that are settled: delivered, dead, or held.
     pub settled: RangeSet<i64>,
     /// Rows of parked keys that are held.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::BoxFuture;
 use crate::error::{ErrorKind, Result};
-use crate::outbox::Outbox;
+use crate::outbox::{Limits, Outbox, Progress};
 use crate::producer::client::{Role, Transports};
 use crate::producer::fallback::Fallback;
 use crate::producer::known::Key;
@@ -38,7 +38,7 @@ use nudge::nudge;
 pub(crate) use poison::Poison;
 use poison::Verdict;
 use poll::Poll;
-use reading::{Answer, HANDED_WITHIN};
+use reading::{Answer, HANDED_WITHIN, HELD_BYTES, PAGE_ROWS};
 use witnesses::Witnesses;
 
 /// How often progress is written, at most. A crash repeats what was delivered since.
@@ -99,6 +99,10 @@ pub(crate) struct Relay {
     reports: mpsc::UnboundedReceiver<Report>,
     reporter: mpsc::UnboundedSender<Report>,
     poll: Poll,
+    /// How many rows the next page may have.
+    page_rows: usize,
+    /// The lane that it begins with: the one behind that which had no room in the last one.
+    next_lane: u16,
     witnesses: Witnesses,
     ask_witnesses_at: Instant,
     ask_drawn_at: Instant,
@@ -108,6 +112,8 @@ pub(crate) struct Relay {
     /// Behind this the leases may be somebody else's.
     leased_until: Instant,
     save_at: Instant,
+    /// How often it has written progress down, or tried to.
+    saves: i64,
     retain_at: Instant,
 }
 
@@ -136,6 +142,8 @@ impl Relay {
             reports,
             reporter,
             poll: Poll::new(now),
+            page_rows: PAGE_ROWS,
+            next_lane: 0,
             witnesses: Witnesses::default(),
             ask_witnesses_at: now,
             ask_drawn_at: now,
@@ -143,6 +151,7 @@ impl Relay {
             life: 0,
             leased_until: now,
             save_at: now,
+            saves: 0,
             retain_at: now + RETAIN_EVERY,
         })
     }
@@ -240,7 +249,9 @@ impl Relay {
         for index in lanes {
             let Some(lane) = self.lanes.get_mut(&index).filter(|lane| !lane.has_unsaved()) else { continue };
             let Some(Trial { key, limit, parked }) = lane.trial(now) else { continue };
-            let rows = within(self.outbox.held(index, &key, u32::try_from(limit).unwrap_or(u32::MAX))).await;
+            let rows = u32::try_from(limit).unwrap_or(u32::MAX);
+            let limits = Limits { rows, bytes: HELD_BYTES, in_all: rows };
+            let rows = within(self.outbox.held(index, &key, limits)).await;
             let Some(mut rows) = rows else {
                 lane.postpone(&key, Instant::now() + RETRY_AFTER);
                 continue;
@@ -265,7 +276,8 @@ impl Relay {
                     }
                 }
             }
-            let rows = rows.into_iter().map(|held| held.row).collect();
+            let rows: Vec<_> = rows.into_iter().map(|held| held.row).collect();
+            let limit = if limits.are_reached(rows.iter().map(|row| row.bytes)) { rows.len() } else { limit };
             let numbers = lane.retry(&key, rows, limit, now);
             self.queue.extend(numbers.into_iter().map(|number| Ticket { lane: index, tenure, number }));
         }
@@ -382,7 +394,10 @@ impl Relay {
             return;
         }
         let unsaved = self.lanes.iter_mut().filter(|(_, lane)| lane.has_unsaved());
-        let progress: Vec<_> = unsaved.map(|(index, lane)| lane.take_progress(*index, self.life)).collect();
+        self.saves += 1;
+        let (life, save) = (self.life, self.saves);
+        let progress: Vec<_> =
+            unsaved.map(|(index, lane)| Progress { save, ..lane.take_progress(*index, life) }).collect();
         match within(self.outbox.settle(&progress)).await {
             Some(settled) => {
                 self.save_at = Instant::now() + SAVE_EVERY;

@@ -25,6 +25,7 @@ create table tidings.lane (
   owner       text,
   epoch       bigint not null default 0,
   life        bigint,
+  saves       bigint not null default 0, -- the last write of its relay under this epoch: one that arrives late is an older one
   lease_until timestamptz,
   paused      boolean not null default false,
   published   int8multirange not null default '{}'
@@ -106,10 +107,12 @@ create function tidings.next_seq(lane smallint, layout bigint) returns bigint la
 return nextval(case when layout is distinct from tidings.layout() then tidings.refuse_layout(layout)
                else case when pg_current_xact_id() is not null then ('tidings.lane_' || lane || '_seq')::regclass end end);
 
--- Which life of the database this is. After a failover or a restore numbers and transaction ids may be given out again, so a
--- lease of another life is void.
+-- Which life of the database this is. After a failover, a restore or a crash numbers and transaction ids may be given out again,
+-- so a lease of another life is void. A crash of one of its processes ends a life as well, though the postmaster goes on: the
+-- statistics, which are lost then, say since when they are counted. (Before PostgreSQL 15 to read them takes too long.)
 create function tidings.life() returns bigint language sql stable
-return (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint;
+return (extract(epoch from greatest(pg_postmaster_start_time(), case
+  when current_setting('server_version_num')::int >= 150000 then pg_stat_get_bgwriter_stat_reset_time() end)) * 1000000)::bigint;
 
 -- Empties the tables of the ring whose events are all older than `keep` and delivered, and says how many. No writer waits
 -- for it: writers use the table of the day. A transaction that wrote to an older one and is still open holds its lock, and
@@ -353,7 +356,7 @@ begin
   if to_regrole('tidings_relay') is not null then
     grant usage on schema tidings to tidings_relay;
     grant select on tidings.migration, tidings.outbox, tidings.lane to tidings_relay;
-    grant update (owner, epoch, life, lease_until, published) on tidings.lane to tidings_relay;
+    grant update (owner, epoch, life, saves, lease_until, published) on tidings.lane to tidings_relay;
     grant select, insert, update, delete on tidings.relay, tidings.parked, tidings.held to tidings_relay;
     grant execute on function tidings.drop_delivered to tidings_relay;
   end if;

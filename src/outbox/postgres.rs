@@ -26,7 +26,7 @@ mod connections;
 pub(crate) mod rows;
 pub(crate) mod sql;
 
-use connections::{Connections, alive, fetch, run, transact, was_cut_off, within};
+use connections::{Connections, STATEMENT_TIMEOUT, alive, fetch, fetch_within, run, transact, was_cut_off, within};
 use rows::{append, count_of, lane_number, lane_numbers, leases, page, parked, settle, stored_row};
 use sql::{APPEND, APPEND_NEW, FIND, HEADS, HELD, LAG, LANES, LEASE, PAGE, PARKED, RELEASE, SETTLE, WRITERS};
 
@@ -67,6 +67,9 @@ const MAX_RETENTION: Duration = Duration::from_secs(6 * 86_400);
 /// How long to wait before a connection to listen on is tried again. Without it the relay polls.
 const LISTEN_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
+/// How much longer a page may take for each of its holes: an empty one takes some 20 µs.
+const HOLE_TIMEOUT: Duration = Duration::from_micros(200);
+
 /// One reads pages, one writes progress and leases.
 const READER_CONNECTIONS: u32 = 2;
 
@@ -83,8 +86,13 @@ pub(crate) const READER_SETTINGS: [(&str, &str); 5] = [
     ("plan_cache_mode", "force_generic_plan"),
 ];
 
+/// Whoever waits for a lock must see what was committed meanwhile.
+const READER_ISOLATION: (&str, &str) = ("default_transaction_isolation", "read\\ committed");
+
 /// The same, where a session is had for one transaction only.
-const READER_SETTINGS_OF_TRANSACTION: &str = "set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; set local jit = off";
+const READER_SETTINGS_OF_TRANSACTION: &str = "
+    set transaction isolation level read committed; set local idle_in_transaction_session_timeout = '10s';
+    set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; set local jit = off";
 
 impl PostgresOutbox {
     /// An outbox in the database of this URL. Connections are opened when they are needed.
@@ -104,7 +112,7 @@ impl PostgresOutbox {
     /// An outbox in the database of these options, such as those of the service's own pool.
     #[must_use]
     pub fn with_options(options: PgConnectOptions) -> Self {
-        let reader = options.clone().options(READER_SETTINGS);
+        let reader = options.clone().options(READER_SETTINGS).options([READER_ISOLATION]);
         Self::through(options, reader, false)
     }
 
@@ -282,7 +290,9 @@ impl Outbox for PostgresOutbox {
                 Err(error) if was_cut_off(&error) => {
                     // All connections of a database that was started anew are dead, and each would fail an emit. If it was carried
                     // out after all, there are two rows with one event id, the second a duplicate like any other.
-                    let again = async { within(&self.writer, alive(&self.writer.pool).await?, append).await };
+                    let again = async {
+                        within(STATEMENT_TIMEOUT, &self.writer, alive(&self.writer.pool).await?, append).await
+                    };
                     again.await.map_err(failed_again(DOING, error))
                 }
                 appended => appended.map_err(failed(DOING)),
@@ -335,11 +345,12 @@ impl Outbox for PostgresOutbox {
         })
     }
 
-    fn lease(&self, owner: Uuid, ttl: Duration) -> BoxFuture<'_, Result<Leases>> {
+    fn lease(&self, owner: Uuid, ttl: Duration, saves: i64) -> BoxFuture<'_, Result<Leases>> {
         Box::pin(async move {
             let ttl = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
-            let rows =
-                fetch(&self.reader, sqlx::query(&self.schema.sql(LEASE)).bind(owner.to_string()).bind(ttl)).await;
+            let sql = self.schema.sql(LEASE);
+            let statement = sqlx::query(&sql).bind(owner.to_string()).bind(ttl).bind(saves);
+            let rows = fetch(&self.reader, statement).await;
             rows.and_then(|rows| leases(&rows)).map_err(failed("leasing lanes"))
         })
     }
@@ -359,11 +370,14 @@ impl Outbox for PostgresOutbox {
         })
     }
 
-    fn held<'a>(&'a self, lane: u16, key: &'a Bytes, limit: u32) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
+    fn held<'a>(&'a self, lane: u16, key: &'a Bytes, limits: Limits) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
         Box::pin(async move {
             let sql = self.schema.sql(HELD);
-            let statement =
-                sqlx::query(&sql).bind(lane_number(lane)).bind(String::from_utf8_lossy(key)).bind(i64::from(limit));
+            let statement = sqlx::query(&sql)
+                .bind(lane_number(lane))
+                .bind(String::from_utf8_lossy(key))
+                .bind(i64::from(limits.rows))
+                .bind(i64::from(limits.bytes));
             let held =
                 |row: PgRow| Ok(HeldRow { row: stored_row(&row)?, definition_key: row.try_get("definition_key")? });
             let rows = fetch(&self.reader, statement).await;
@@ -379,8 +393,11 @@ impl Outbox for PostgresOutbox {
                 .bind(holes.iter().map(|hole| hole.low).collect::<Vec<_>>())
                 .bind(holes.iter().map(|hole| hole.high).collect::<Vec<_>>())
                 .bind(i64::from(limits.rows))
-                .bind(i64::from(limits.bytes));
-            fetch(&self.reader, statement).await.and_then(|rows| page(&rows)).map_err(failed("reading a page"))
+                .bind(i64::from(limits.bytes))
+                .bind(i64::from(limits.in_all));
+            let limit = STATEMENT_TIMEOUT + HOLE_TIMEOUT * u32::try_from(holes.len()).unwrap_or(u32::MAX);
+            let rows = fetch_within(limit, &self.reader, statement).await;
+            rows.and_then(|rows| page(&rows)).map_err(failed("reading a page"))
         })
     }
 

@@ -100,9 +100,14 @@ const PARKED: &str = "
     from tidings_parked where lane = ?";
 
 const HELD: &str = "
-    select o.seq, o.topic, o.record_key, o.headers, o.payload, o.envelope_version, o.definition_key
-    from tidings_held h join tidings_outbox o on o.lane = h.lane and o.seq = h.seq
-    where h.lane = ?1 and h.record_key = ?2 order by h.seq limit ?3";
+    select seq, topic, record_key, headers, payload, envelope_version, definition_key from (
+      select seq, topic, record_key, headers, payload, envelope_version, definition_key,
+             sum(length(headers) + coalesce(length(payload), 0)) over (order by seq) - length(headers)
+             - coalesce(length(payload), 0) as before
+      from (
+        select o.* from tidings_held h join tidings_outbox o on o.lane = h.lane and o.seq = h.seq
+        where h.lane = ?1 and h.record_key = ?2 order by h.seq limit ?3))
+    where before < ?4 order by seq";
 
 const PARK: &str = "
     insert into tidings_parked (lane, record_key, head, error_kind, error, attempts, first_failure_at, next_attempt_at)
@@ -362,7 +367,7 @@ impl Outbox for SqliteOutbox {
         })
     }
 
-    fn lease(&self, owner: Uuid, ttl: Duration) -> BoxFuture<'_, Result<Leases>> {
+    fn lease(&self, owner: Uuid, ttl: Duration, _: i64) -> BoxFuture<'_, Result<Leases>> {
         Box::pin(async move {
             let lease = |row: &SqliteRow| {
                 Ok(Lease {
@@ -428,9 +433,10 @@ impl Outbox for SqliteOutbox {
         })
     }
 
-    fn held<'a>(&'a self, lane: u16, key: &'a Bytes, limit: u32) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
+    fn held<'a>(&'a self, lane: u16, key: &'a Bytes, limits: Limits) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
         Box::pin(async move {
-            let statement = sqlx::query(HELD).bind(lane).bind(String::from_utf8_lossy(key)).bind(limit);
+            let statement =
+                sqlx::query(HELD).bind(lane).bind(String::from_utf8_lossy(key)).bind(limits.rows).bind(limits.bytes);
             let held = |row: &SqliteRow| {
                 Ok(HeldRow { row: stored_row(lane, row)?, definition_key: row.try_get("definition_key")? })
             };
@@ -448,11 +454,15 @@ impl Outbox for SqliteOutbox {
                 // missed below one that was committed after it.
                 let mut connection = self.pool.begin().await?;
                 for hole in holes {
+                    let left = usize::try_from(limits.in_all).unwrap_or(usize::MAX).saturating_sub(page.rows.len());
+                    if left == 0 {
+                        break;
+                    }
                     let rows = sqlx::query(PAGE)
                         .bind(hole.lane)
                         .bind(hole.low)
                         .bind(hole.high)
-                        .bind(limits.rows)
+                        .bind(limits.rows.min(u32::try_from(left).unwrap_or(u32::MAX)))
                         .bind(limits.bytes)
                         .fetch_all(&mut *connection)
                         .await?;
@@ -651,7 +661,7 @@ mod tests {
         .execute(&outbox.pool)
         .await
         .unwrap();
-        let leased = outbox.lease(Uuid::now_v7(), Duration::from_secs(60)).await.unwrap();
+        let leased = outbox.lease(Uuid::now_v7(), Duration::from_secs(60), 0).await.unwrap();
         let mut progress = Progress { lane: 0, epoch: leased.leases[0].epoch, ..Progress::default() };
         for (obeyed, left) in [(Command::Resume, Some(Command::Skip)), (Command::Skip, None)] {
             progress.obeyed = vec![("k".into(), obeyed)];
@@ -676,7 +686,7 @@ mod tests {
                 // Many holes that show nothing, so that reading them takes a while.
                 let single = |number| Hole { lane: 0, low: number, high: number + 1 };
                 let holes: Vec<_> = (0..40).map(|ahead| single(next + ahead)).collect();
-                let page = outbox.page(&holes, Limits { rows: 10, bytes: u32::MAX }).await.unwrap();
+                let page = outbox.page(&holes, Limits { rows: 10, bytes: u32::MAX, in_all: u32::MAX }).await.unwrap();
                 let numbers: Vec<_> = page.rows.iter().map(|row| row.sequence).collect();
                 let count = i64::try_from(numbers.len()).unwrap();
                 assert_eq!(

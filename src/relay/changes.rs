@@ -88,6 +88,7 @@ mod tests {
             lane: 0,
             epoch: 1,
             life: 1,
+            save: 1,
             settled: RangeSet::new(),
             held: Vec::new(),
             unheld: Vec::new(),

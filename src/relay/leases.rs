@@ -25,7 +25,7 @@ impl Relay {
         if asked_at < self.renew_at {
             return;
         }
-        match within(self.outbox.lease(self.id, LEASE_TIME)).await {
+        match within(self.outbox.lease(self.id, LEASE_TIME, self.saves)).await {
             Some(Leases { leases, share, life }) => {
                 // Counted from before the question, so never longer than the database counts it.
                 self.leased_until = asked_at + LEASE_TIME;

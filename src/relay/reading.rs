@@ -11,12 +11,17 @@ use super::{Aside, Relay, Ticket};
 use crate::error::Result;
 use crate::outbox::{Hole, Limits, Page, StoredRow};
 
-/// How many rows a page has, shared out evenly among its holes.
+/// How many rows a page has at most. A page that could not be read is followed by smaller ones.
 pub(super) const PAGE_ROWS: usize = 2_000;
-/// A page has this many rows of each hole at least, lest many holes make it crawl.
+const SMALLER: usize = 4;
+const LARGER: usize = 2;
+/// The rows of a page are shared out evenly among its holes.
+/// But it may have this many of each hole, lest many holes make it crawl.
 const MIN_ROWS_PER_HOLE: usize = 64;
 /// How many bytes of headers and payloads a page has, shared out likewise; and of each hole at least.
 pub(super) const PAGE_BYTES: usize = 8 << 20;
+/// How many bytes of held rows are read at once.
+pub(super) const HELD_BYTES: u32 = 1 << 20;
 const MIN_BYTES_PER_HOLE: usize = 64 << 10;
 /// How many rows may be read and not settled. Two pages fly while the next is read.
 const WINDOW_ROWS: usize = 3 * PAGE_ROWS;
@@ -25,6 +30,9 @@ pub(super) const LANE_ROWS: usize = WINDOW_ROWS / 4;
 /// The same in bytes. What is read beyond is one page at most.
 const WINDOW_BYTES: usize = 3 * PAGE_BYTES;
 pub(super) const LANE_BYTES: usize = WINDOW_BYTES / 4;
+/// So much of a lane may be when the window is full: lanes that wait for a partition must not stop those that do not.
+const FULL_LANE_ROWS: usize = 64;
+const FULL_LANE_BYTES: usize = 64 << 10;
 /// Rows that are to be handed over after their commit are looked for after this time: somebody has forgotten to, or died.
 pub(super) const HANDED_WITHIN: Duration = Duration::from_millis(100);
 /// So long a row that was handed over waits for one before it, of a transaction that is about to be committed.
@@ -54,13 +62,16 @@ impl Relay {
     pub(super) fn readable(&self) -> impl Iterator<Item = (u16, &Lane)> {
         let full = self.is_full();
         let lanes = self.lanes.iter().map(|(index, lane)| (*index, lane));
-        lanes.filter(move |(_, lane)| !full && may_read(lane))
+        lanes.filter(move |(_, lane)| may_read(lane, full))
     }
 
     /// Begins to read a page, if there is room for one.
     pub(super) fn read(&mut self) -> Aside<Answer> {
         let (mut holes, mut tenures) = (Vec::new(), Vec::new());
-        for (index, lane) in self.readable() {
+        let mut lanes: Vec<_> = self.readable().collect();
+        let first = lanes.partition_point(|(index, _)| *index < self.next_lane);
+        lanes.rotate_left(first);
+        for (index, lane) in lanes {
             holes.extend(lane.cursor.holes(index));
             tenures.resize(holes.len(), lane.tenure);
         }
@@ -68,7 +79,11 @@ impl Relay {
             return None;
         }
         let share = |whole: usize, least| u32::try_from((whole / holes.len()).max(least)).unwrap_or(u32::MAX);
-        let limits = Limits { rows: share(PAGE_ROWS, MIN_ROWS_PER_HOLE), bytes: share(PAGE_BYTES, MIN_BYTES_PER_HOLE) };
+        let limits = Limits {
+            rows: share(PAGE_ROWS, MIN_ROWS_PER_HOLE),
+            bytes: share(PAGE_BYTES, MIN_BYTES_PER_HOLE),
+            in_all: u32::try_from(self.page_rows).unwrap_or(u32::MAX),
+        };
         let (outbox, ended) = (Arc::clone(&self.outbox), self.witnesses.ended());
         Some(Box::pin(async move {
             let page = outbox.page(&holes, limits).await;
@@ -80,10 +95,11 @@ impl Relay {
     pub(super) fn look(&mut self, answer: Answer) {
         let now = Instant::now();
         let Answer { holes, tenures, limits, ended, page } = answer;
-        let Page { mut rows, horizon, life } = match page {
+        let Page { rows, horizon, life } = match page {
             Ok(page) => page,
             Err(error) => {
                 tracing::warn!(%error, "a page could not be read; trying again");
+                self.page_rows = (self.page_rows / SMALLER).max(1);
                 self.poll.failed(now);
                 return;
             }
@@ -93,22 +109,30 @@ impl Relay {
             self.renew_at = now;
             return;
         }
-        self.poll.read(now, !rows.is_empty());
-        rows.sort_unstable_by_key(|row| (row.lane, row.sequence));
-        let mut rows = rows.into_iter().peekable();
+        self.page_rows = (self.page_rows * LARGER).min(PAGE_ROWS);
+        let (is_empty, is_full) = (rows.is_empty(), limits.are_reached_in_all(rows.len()));
+        let Some(found) = by_hole(&holes, rows) else {
+            tracing::error!("the rows of a page are not in the order that was asked for");
+            self.poll.failed(now);
+            return;
+        };
+        self.poll.read(now, !is_empty);
+        // Those behind it were not looked into.
+        let last = if is_full { found.iter().rposition(|rows| !rows.is_empty()) } else { None };
+        let looked_into = last.map_or(holes.len(), |last| last + 1);
+        if let Some(last) = last {
+            self.next_lane = holes[last].lane + 1;
+        }
         let mut cut_lane = None;
         // Holes come lane by lane and in order, as `Cursor::holes` lists them.
-        for (hole, tenure) in holes.into_iter().zip(tenures) {
-            let mut found: Vec<StoredRow> = Vec::new();
-            while let Some(row) = rows.next_if(|row| row.lane == hole.lane && row.sequence < hole.high) {
-                found.push(row);
-            }
+        let looks = holes.into_iter().zip(tenures).zip(found).enumerate().take(looked_into);
+        for (place, ((hole, tenure), found)) in looks {
             // Behind a hole that was cut there are rows, perhaps of the same keys, that this page does not have: what it
             // has of the lane's later holes would overtake them.
             let lane = self.lanes.get_mut(&hole.lane).filter(|lane| lane.tenure == tenure);
             let Some(lane) = lane.filter(|_| cut_lane != Some(hole.lane)) else { continue };
             let numbers: Vec<_> = found.iter().map(|row| row.sequence).collect();
-            let cut = limits.are_reached(&found);
+            let cut = last == Some(place) || limits.are_reached(found.iter().map(|row| row.bytes));
             let new = lane.cursor.look(&Look { hole, numbers: &numbers, cut, horizon, ended });
             let Some(new) = new else { continue };
             if cut {
@@ -152,7 +176,7 @@ impl Relay {
                 continue;
             };
             // In another life of the database its number may be that of another row.
-            let may_take = !full && may_read(lane) && row.life == self.life;
+            let may_take = may_read(lane, full) && row.life == self.life;
             if may_take && lane.hand(Arc::unwrap_or_clone(row).into_stored()) {
                 self.queue_handed(index);
             } else {
@@ -179,7 +203,25 @@ impl Relay {
     }
 }
 
-/// Whether more rows of the lane may be read, as far as it alone is concerned.
-fn may_read(lane: &Lane) -> bool {
-    !lane.leaving && lane.len() < LANE_ROWS && lane.bytes() < LANE_BYTES
+/// Which rows are of which hole. None if they are of others, or in another order.
+fn by_hole(holes: &[Hole], rows: Vec<StoredRow>) -> Option<Vec<Vec<StoredRow>>> {
+    let mut rows = rows.into_iter().peekable();
+    let of_hole = |hole: &Hole| {
+        let is_of_hole = |row: &StoredRow| row.lane == hole.lane && (hole.low..hole.high).contains(&row.sequence);
+        let mut found: Vec<StoredRow> = Vec::new();
+        while let Some(row) = rows
+            .next_if(|row| is_of_hole(row) && found.last().is_none_or(|last: &StoredRow| last.sequence < row.sequence))
+        {
+            found.push(row);
+        }
+        found
+    };
+    let found = holes.iter().map(of_hole).collect();
+    rows.next().is_none().then_some(found)
+}
+
+/// Whether more rows of the lane may be read, if the window is full, or is not.
+fn may_read(lane: &Lane, full: bool) -> bool {
+    let (rows, bytes) = if full { (FULL_LANE_ROWS, FULL_LANE_BYTES) } else { (LANE_ROWS, LANE_BYTES) };
+    !lane.leaving && lane.len() < rows && lane.bytes() < bytes
 }

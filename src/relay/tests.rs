@@ -107,7 +107,7 @@ impl Outbox for FakeOutbox {
         self.answer(vec![Head { last, floor: 1, highest_settled: 0, life, lanes }])
     }
 
-    fn lease(&self, _: Uuid, _: Duration) -> BoxFuture<'_, Result<Leases>> {
+    fn lease(&self, _: Uuid, _: Duration, _: i64) -> BoxFuture<'_, Result<Leases>> {
         let settled = self.settled.lock().unwrap().clone();
         let last = self.last();
         let keep = !self.wanted_elsewhere.load(Ordering::SeqCst);
@@ -127,9 +127,12 @@ impl Outbox for FakeOutbox {
         self.answer(self.parked.lock().unwrap().values().map(|parked| (0, parked.clone())).collect())
     }
 
-    fn held<'a>(&'a self, _: u16, key: &'a Bytes, limit: u32) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
+    fn held<'a>(&'a self, _: u16, key: &'a Bytes, limits: Limits) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
         let held = self.held.lock().unwrap();
-        let of_key = held.iter().filter(|(held, _)| held == key).take(limit.try_into().unwrap());
+        let of_key = held
+            .iter()
+            .filter(|(held, _)| held == key)
+            .take(limits.rows.min(limits.bytes.div_ceil(ROW_BYTES)).try_into().unwrap());
         let row = |number: i64| HeldRow { row: row(number, key.clone()), definition_key: "d".into() };
         self.answer(of_key.map(|(_, number)| row(*number)).collect())
     }
@@ -138,7 +141,11 @@ impl Outbox for FakeOutbox {
         let rows = self.rows.lock().unwrap();
         let limit = limits.rows.min(limits.bytes.div_ceil(ROW_BYTES)).try_into().unwrap();
         let of_hole = |hole: &Hole| rows.range(hole.low..hole.high).take(limit).collect::<Vec<_>>();
-        let found = holes.iter().flat_map(of_hole).map(|(number, key)| row(*number, Bytes::from(key.clone())));
+        let found = holes
+            .iter()
+            .flat_map(of_hole)
+            .take(limits.in_all.try_into().unwrap())
+            .map(|(number, key)| row(*number, Bytes::from(key.clone())));
         self.answer(Page {
             rows: found.collect(),
             horizon: self.horizon.load(Ordering::SeqCst),

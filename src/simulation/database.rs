@@ -52,6 +52,8 @@ struct Lane {
     owner: Option<usize>,
     epoch: i64,
     life: i64,
+    /// The last write of its relay under this epoch.
+    saves: i64,
     leased_until: i64,
     settled: RangeSet<i64>,
 }
@@ -266,7 +268,7 @@ impl Database {
         (0..).zip(&self.data.lanes).map(head).collect()
     }
 
-    pub(super) fn lease(&mut self, relay: usize, ttl: Duration, now: i64) -> (Leases, Vec<Granted>) {
+    pub(super) fn lease(&mut self, relay: usize, ttl: Duration, saves: i64, now: i64) -> (Leases, Vec<Granted>) {
         let until = now + i64::try_from(ttl.as_micros()).unwrap();
         self.data.relays.insert(relay, until);
         let others: Vec<_> = self.data.relays.iter().filter(|(id, seen)| **id != relay && **seen > now).collect();
@@ -282,7 +284,9 @@ impl Database {
         let (mut leases, mut granted) = (Leases { share, life, leases: Vec::new() }, Vec::new());
         for index in mine.iter().chain(&free).copied() {
             let lane = &mut self.data.lanes[index];
+            lane.saves = lane.saves.max(saves);
             if lane.owner != Some(relay) || lane.life != life {
+                lane.saves = 0;
                 lane.epoch = if self.is_sqlite { lane.epoch + 1 } else { now.max(lane.epoch + 1) };
                 granted.push(Granted {
                     lane: u16::try_from(index).unwrap(),
@@ -328,14 +332,15 @@ impl Database {
         of.map(parked).collect()
     }
 
-    pub(super) fn held(&self, lane: u16, key: &Bytes, limit: u32, row_bytes: usize) -> Vec<HeldRow> {
+    pub(super) fn held(&self, lane: u16, key: &Bytes, limits: Limits, row_bytes: usize) -> Vec<HeldRow> {
         let numbers = self.data.held.iter().filter(|(of, held, _)| *of == lane && held == key);
         let row = |(lane, _, number): &(u16, Bytes, i64)| {
             let stored = self.data.rows.get(&(*lane, *number))?;
             let row = stored_row(*lane, *number, stored, row_bytes);
             Some(HeldRow { row, definition_key: stored.definition_key.clone() })
         };
-        numbers.filter_map(row).take(usize::try_from(limit).unwrap()).collect()
+        let rows = limits.rows.min(limits.bytes.div_ceil(u32::try_from(row_bytes.max(1)).unwrap()));
+        numbers.filter_map(row).take(usize::try_from(rows).unwrap()).collect()
     }
 
     pub(super) fn page(&self, holes: &[Hole], limits: Limits, row_bytes: usize) -> Page {
@@ -345,6 +350,9 @@ impl Database {
             let there = self.data.rows.range((hole.lane, hole.low)..(hole.lane, hole.high));
             for ((lane, number), stored) in there.take(usize::try_from(limits.rows).unwrap()) {
                 if bytes >= usize::try_from(limits.bytes).unwrap() {
+                    break;
+                }
+                if rows.len() >= usize::try_from(limits.in_all).unwrap() {
                     break;
                 }
                 bytes += row_bytes;
@@ -359,12 +367,16 @@ impl Database {
         let mark = if self.is_sqlite { u64::MAX } else { self.data.next_xid };
         self.data.next_xid += 1;
         let (mut lanes, life) = (Vec::new(), self.told_life());
-        for Progress { lane: index, epoch, life: of, settled, held, unheld, parked, freed, obeyed } in progress {
+        for Progress { lane: index, epoch, life: of, save, settled, held, unheld, parked, freed, obeyed } in progress {
             // One that was set back may not have the lane any more.
             let lane = self.data.lanes.get_mut(usize::from(*index));
             let Some(lane) = lane.filter(|lane| lane.epoch == *epoch && lane.life == *of && *of == life) else {
                 continue;
             };
+            if !self.is_sqlite && lane.saves >= *save {
+                continue;
+            }
+            lane.saves = *save;
             lanes.push(*index);
             lane.settled.extend(settled.iter().cloned());
             for (key, number) in unheld {

@@ -143,6 +143,10 @@ impl Session {
                 if luck.coin {
                     return;
                 }
+                // The network carries it once more, some time; what was said since may be there before it.
+                if !world.plan.is_sqlite {
+                    sleep(luck.after * 1_500).await;
+                }
                 world.tell(|| format!("{name}: {what} is carried out late"));
                 world.reach(Situation::LateStatement);
                 luck.is_late = true;
@@ -353,14 +357,14 @@ impl Outbox for Session {
         Box::pin(self.write("drawn", |_, database, _| database.heads()))
     }
 
-    fn lease(&self, owner: Uuid, ttl: Duration) -> BoxFuture<'_, Result<Leases>> {
+    fn lease(&self, owner: Uuid, ttl: Duration, saves: i64) -> BoxFuture<'_, Result<Leases>> {
         Box::pin(async move {
             let asked_at = Instant::now();
             let (process, name) = (Arc::clone(&self.process), self.process.name());
             let lease = move |world: &Arc<World>, database: &mut Database, _| {
                 let relay = world.relay_of(owner, process.place);
                 let now = database.clock(world.elapsed());
-                let (leases, granted) = database.lease(relay, ttl, now);
+                let (leases, granted) = database.lease(relay, ttl, saves, now);
                 for granted in granted {
                     let lane = granted.lane;
                     world.tell(|| format!("{name}: leases lane {lane}"));
@@ -421,9 +425,9 @@ impl Outbox for Session {
         }))
     }
 
-    fn held<'a>(&'a self, lane: u16, key: &'a Bytes, limit: u32) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
+    fn held<'a>(&'a self, lane: u16, key: &'a Bytes, limits: Limits) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
         let key = key.clone();
-        Box::pin(self.statement("held", move |world, database| database.held(lane, &key, limit, world.plan.row_bytes)))
+        Box::pin(self.statement("held", move |world, database| database.held(lane, &key, limits, world.plan.row_bytes)))
     }
 
     fn page<'a>(&'a self, holes: &'a [Hole], limits: Limits) -> BoxFuture<'a, Result<Page>> {

@@ -120,12 +120,34 @@ async fn a_relay_writes_nothing_under_a_lease_of_another_life_of_the_database() 
 async fn what_is_said_of_a_lease_of_another_life_of_the_database_is_not_written_though_its_epoch_is_the_same() {
     let world = world!();
     let outbox = world.outbox();
-    let leased = outbox.lease(uuid::Uuid::now_v7(), Duration::from_secs(60)).await.unwrap();
+    let leased = outbox.lease(uuid::Uuid::now_v7(), Duration::from_secs(60), 0).await.unwrap();
     let mut progress = Progress::default();
-    (progress.lane, progress.epoch) = (leased.leases[0].lane, leased.leases[0].epoch);
+    (progress.lane, progress.epoch, progress.save) = (leased.leases[0].lane, leased.leases[0].epoch, 1);
     progress.settled.insert(1..2);
     for (life, written) in [(leased.life - 1, vec![]), (leased.life, vec![progress.lane])] {
         progress.life = life;
         assert_eq!(outbox.settle(&[progress.clone()]).await.unwrap().lanes, written);
     }
+}
+
+/// A statement that was given up may be carried out when the network carries it once more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_relay_said_before_is_not_written_behind_what_it_has_said_since() {
+    let world = world!();
+    let (outbox, relay) = (world.outbox(), uuid::Uuid::now_v7());
+    let lease = async |saves| outbox.lease(relay, Duration::from_secs(60), saves).await.unwrap();
+    let leased = lease(0).await;
+    let (lane, epoch) = (leased.leases[0].lane, leased.leases[0].epoch);
+    let settle = async |save, number: i64| {
+        let mut progress = Progress::default();
+        (progress.lane, progress.epoch, progress.life, progress.save) = (lane, epoch, leased.life, save);
+        progress.settled.insert(number..number + 1);
+        !outbox.settle(&[progress]).await.unwrap().lanes.is_empty()
+    };
+    assert!(settle(2, 1).await);
+    assert!(!settle(1, 2).await && !settle(2, 2).await, "it was given up, and said again, or taken back");
+    assert!(settle(3, 2).await);
+    // Who has lost its lanes and leases them again goes by what it finds: nothing that it said before may change that.
+    assert!(lease(5).await.leases.iter().any(|lease| (lease.lane, lease.epoch) == (lane, epoch)));
+    assert!(!settle(4, 3).await && !settle(5, 3).await && settle(6, 3).await);
 }

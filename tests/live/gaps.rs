@@ -242,3 +242,28 @@ async fn a_large_transaction_that_commits_late_is_not_overtaken_by_the_next_even
     }
     scene.world.verdict(&scene.ledger).await.assert_kept();
 }
+
+/// As when an import commits that others have emitted beside.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_leaves_hundreds_of_gaps_full_of_rows_is_relayed_in_order() {
+    const GAPS: usize = 250;
+    let mut scene = Scene::on(world!()).await;
+    let mut tx = scene.world.pool().begin().await.unwrap();
+    for _ in 0..GAPS {
+        let events = scene.late.take(20);
+        let requests = events.iter().map(Numbered::request).collect();
+        scene.emitter.emit_all_in(&mut tx, requests).await.unwrap();
+        scene.ledger.accept_all(events);
+        let beside = scene.other.next();
+        let mut other = scene.world.pool().begin().await.unwrap();
+        scene.emitter.emit_in(&mut other, beside.request()).await.unwrap();
+        other.commit().await.unwrap();
+        scene.ledger.accept(beside);
+    }
+    // The gaps have been seen.
+    scene.emit_other().await;
+    tx.commit().await.unwrap();
+    scene.world.verdict(&scene.ledger).await.assert_kept();
+    emit_until_direct(&scene.emitter, &scene.ledger, &mut scene.late).await;
+    scene.world.verdict(&scene.ledger).await.assert_kept();
+}

@@ -114,7 +114,7 @@ async fn a_command_that_was_obeyed_in_vain_is_written_down_together_with_the_nex
     let Scene { world, .. } = Scene::with(world!(), 0, &[]).await;
     sqlx::query("update tidings.parked set command = 'resume'").execute(&world.pool()).await.unwrap();
     let outbox = world.outbox();
-    let leased = outbox.lease(uuid::Uuid::now_v7(), Duration::from_secs(60)).await.unwrap();
+    let leased = outbox.lease(uuid::Uuid::now_v7(), Duration::from_secs(60), 0).await.unwrap();
     let (leases, life) = (leased.leases, leased.life);
     let lanes: Vec<_> = leases.iter().map(|lease| lease.lane).collect();
     let parked = async || outbox.parked(&lanes).await.unwrap().pop().unwrap();
@@ -123,7 +123,7 @@ async fn a_command_that_was_obeyed_in_vain_is_written_down_together_with_the_nex
     key.attempts = 2;
     let mut progress = Progress::default();
     progress.epoch = leases.iter().find(|lease| lease.lane == lane).unwrap().epoch;
-    (progress.lane, progress.life) = (lane, life);
+    (progress.lane, progress.life, progress.save) = (lane, life, 1);
     progress.obeyed.push((key.key.clone(), Command::Resume));
     progress.parked.push(key);
     assert_eq!(outbox.settle(&[progress.clone()]).await.unwrap().lanes, [lane]);
@@ -136,10 +136,12 @@ async fn a_command_that_was_obeyed_in_vain_is_written_down_together_with_the_nex
         if !is_parked_again {
             progress.parked.clear();
         }
+        progress.save += 1;
         assert_eq!(outbox.settle(&[progress.clone()]).await.unwrap().lanes, [lane]);
         assert_eq!(parked().await.1.command, Some(Command::Skip));
     }
     progress.obeyed[0].1 = Command::Skip;
+    progress.save += 1;
     outbox.settle(&[progress]).await.unwrap();
     assert_eq!(parked().await.1.command, None);
 }

@@ -1,5 +1,6 @@
 //! The database is killed, or set back to what it was, while a relay works.
 
+use tidings::outbox::Outbox;
 use tidings::{Emitter, EmitterExt, OutboxMode, PolicyOverride, Producer};
 
 use crate::private::{Private, copy, shared_brokers};
@@ -52,6 +53,37 @@ async fn a_database_that_is_killed_while_the_relay_drains_loses_and_reorders_not
     store(&producer, &ledger, &mut sequences, 1).await;
     world.verdict(&ledger).await.assert_kept();
     relay.stop().await;
+}
+
+/// Its postmaster goes on, and starts all others anew; what was not flushed is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_of_one_of_its_processes_is_another_life_of_the_database() {
+    let _services = world!();
+    let postgres = Private::postgres().await;
+    let world = World::on(shared_brokers(), postgres.database_url()).await;
+    world.outbox().migrate().await.unwrap();
+    let producer = world.producer().await;
+    let _relay = RunningRelay::of(&producer);
+    let (ledger, mut sequences) = (Ledger::default(), sequences());
+    store(&producer, &ledger, &mut sequences, 10).await;
+    let life = async || {
+        let heads = world.outbox().heads().await.ok()?;
+        Some(heads[0].life)
+    };
+    let before = life().await.unwrap();
+    assert_eq!(life().await, Some(before));
+    let process: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&world.pool()).await.unwrap();
+    let killed = std::process::Command::new("kill").args(["-9", &process.to_string()]).status().unwrap();
+    assert!(killed.success());
+    eventually("it is there again, and another one", async || (life().await? != before).then_some(())).await;
+    let events: Vec<_> = sequences.iter_mut().map(Sequence::next).collect();
+    for event in events {
+        let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
+        // The first one may find a connection that is dead.
+        eventually("it is stored", async || producer.emit(event.request().policy(always)).await.ok()).await;
+        ledger.accept(event);
+    }
+    world.verdict(&ledger).await.assert_kept();
 }
 
 /// As a backup that is restored, or a standby that had not received everything: numbers are given out again.

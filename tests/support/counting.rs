@@ -47,8 +47,8 @@ impl<O: Outbox> Outbox for Counting<O> {
         self.outbox.lag()
     }
 
-    fn lease(&self, owner: Uuid, ttl: Duration) -> BoxFuture<'_, Result<Leases>> {
-        self.outbox.lease(owner, ttl)
+    fn lease(&self, owner: Uuid, ttl: Duration, saves: i64) -> BoxFuture<'_, Result<Leases>> {
+        self.outbox.lease(owner, ttl, saves)
     }
 
     fn release<'a>(&'a self, owner: Uuid, lanes: &'a [u16], leaves: bool) -> BoxFuture<'a, Result<()>> {
@@ -59,8 +59,8 @@ impl<O: Outbox> Outbox for Counting<O> {
         self.outbox.parked(lanes)
     }
 
-    fn held<'a>(&'a self, lane: u16, key: &'a bytes::Bytes, limit: u32) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
-        self.outbox.held(lane, key, limit)
+    fn held<'a>(&'a self, lane: u16, key: &'a bytes::Bytes, limits: Limits) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
+        self.outbox.held(lane, key, limits)
     }
 
     fn page<'a>(&'a self, holes: &'a [Hole], limits: Limits) -> BoxFuture<'a, Result<Page>> {

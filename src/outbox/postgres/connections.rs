@@ -8,7 +8,10 @@ use sqlx::query::Query;
 use sqlx::{Connection as _, Executor as _, PgConnection, PgPool, Postgres};
 
 /// A statement that takes longer has lost its connection: each takes some milliseconds.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Whoever has vanished in the middle of a transaction must not keep the locks that others wait for.
+const NOT_FOR_EVER: &str = "set local idle_in_transaction_session_timeout = '10s'";
 
 #[derive(Debug, Clone)]
 pub(super) struct Connections {
@@ -41,8 +44,18 @@ impl Connections {
 
 /// Runs a statement, for [`STATEMENT_TIMEOUT`] at most.
 pub(super) async fn fetch(pool: &Connections, statement: Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
+    fetch_within(STATEMENT_TIMEOUT, pool, statement).await
+}
+
+/// Runs a statement, for so long at most.
+pub(super) async fn fetch_within(
+    limit: Duration,
+    pool: &Connections,
+    statement: Query<'_, Postgres, PgArguments>,
+) -> sqlx::Result<Vec<PgRow>> {
     let statement = statement.persistent(!pool.leads_to_pooler);
-    run(pool, async |connection| statement.fetch_all(connection).await).await
+    let connection = pool.pool.acquire().await?;
+    within(limit, pool, connection, async |connection| statement.fetch_all(connection).await).await
 }
 
 /// Works in a transaction that is begun so, on a connection that no one uses afterwards: sqlx gives one whose `begin` was dropped
@@ -54,6 +67,7 @@ pub(super) async fn transact<T>(
 ) -> sqlx::Result<T> {
     let mut connection = pool.acquire().await?.detach();
     connection.execute(begin).await?;
+    connection.execute(NOT_FOR_EVER).await?;
     let done = work(&mut connection).await?;
     connection.execute("commit").await?;
     // The transaction has ended; what becomes of the connection matters to nobody.
@@ -66,17 +80,18 @@ pub(super) async fn run<T>(
     from: &Connections,
     work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
 ) -> sqlx::Result<T> {
-    within(from, from.pool.acquire().await?, work).await
+    within(STATEMENT_TIMEOUT, from, from.pool.acquire().await?, work).await
 }
 
-/// The same on this connection. One that does not answer is not used again, nor one that leads to a standby: the next may lead to
+/// The same on this connection, for so long at most. One that does not answer is not used again, nor one that leads to a standby: the next may lead to
 /// where the primary is by now.
 pub(super) async fn within<T>(
+    limit: Duration,
     from: &Connections,
     mut connection: PoolConnection<Postgres>,
     work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
 ) -> sqlx::Result<T> {
-    match tokio::time::timeout(STATEMENT_TIMEOUT, from.session(&mut connection, work)).await {
+    match tokio::time::timeout(limit, from.session(&mut connection, work)).await {
         Ok(done) => {
             if done.as_ref().is_err_and(only_reads) {
                 connection.close_on_drop();

@@ -79,6 +79,7 @@ pub(super) fn settle<'q>(statement: &'q str, progress: &[Progress]) -> Query<'q,
         .bind(obeyed().map(|(_, (key, _))| text(key)).collect::<Vec<_>>())
         .bind(obeyed().map(|(_, (_, command))| command.as_str()).collect::<Vec<_>>())
         .bind(progress.iter().map(|p| p.life).collect::<Vec<_>>())
+        .bind(progress.iter().map(|p| p.save).collect::<Vec<_>>())
 }
 
 /// Record keys are text: they are made of it.
@@ -89,9 +90,10 @@ fn text(key: &Bytes) -> String {
 pub(super) fn leases(rows: &[PgRow]) -> sqlx::Result<Leases> {
     let mut leases = Leases::default();
     for row in rows {
-        let published: &str = row.try_get("published")?;
         leases.life = row.try_get("life")?;
         leases.share = usize::try_from(row.try_get::<i64, _>("share")?).unwrap_or_default();
+        // Without a lane there is one line that has the share alone.
+        let Some(published) = row.try_get::<Option<&str>, _>("published")? else { continue };
         leases.leases.push(Lease {
             lane: lane_of(row, "lane")?,
             epoch: row.try_get("epoch")?,

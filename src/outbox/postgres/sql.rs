@@ -85,16 +85,19 @@ pub(super) const LEASE: &str = "
       select lane from tidings.lane
       where (owner is null or (owner <> $1 and lease_until < clock_timestamp())) and not paused and lane < tidings.lanes()
       order by lane limit greatest((select lanes from share) - (select count(*) from mine), 0)
-      for update skip locked)
-    update tidings.lane l
-    set epoch = case when owner = $1 and life = tidings.life() then epoch
-                else greatest(epoch + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint) end,
-        owner = $1, life = tidings.life(),
-        lease_until = clock_timestamp() + $2 * interval '1 millisecond'
-    where owner = $1 or lane in (select lane from free)
-    returning lane, epoch, published::text as published,
-              coalesce(pg_sequence_last_value(('tidings.lane_' || lane || '_seq')::regclass), 0) as last,
-              coalesce((select keep from mine where mine.lane = l.lane), true) as keep, (select lanes from share) as share, life";
+      for update skip locked),
+    leased as (
+      update tidings.lane l
+      set epoch = case when owner = $1 and life = tidings.life() then epoch
+                  else greatest(epoch + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint) end,
+          saves = case when owner = $1 and life = tidings.life() then greatest(saves, $3) else 0 end,
+          owner = $1, life = tidings.life(),
+          lease_until = clock_timestamp() + $2 * interval '1 millisecond'
+      where owner = $1 or lane in (select lane from free)
+      returning lane, epoch, published::text as published,
+                coalesce(pg_sequence_last_value(('tidings.lane_' || lane || '_seq')::regclass), 0) as last,
+                coalesce((select keep from mine where mine.lane = l.lane), true) as keep)
+    select share.lanes as share, tidings.life() as life, leased.* from share left join leased on true";
 
 pub(super) const RELEASE: &str = "
     with gone as (delete from tidings.relay where id = $1 and $3)
@@ -107,14 +110,22 @@ pub(super) const PARKED: &str = "
     from tidings.parked where lane = any($1)";
 
 pub(super) const HELD: &str = "
-    select o.lane, o.seq, o.topic, o.record_key, o.headers, o.payload, o.envelope_version, o.definition_key
-    from tidings.held h
-    cross join lateral (select * from tidings.outbox o where o.lane = h.lane and o.seq = h.seq) o
-    where h.lane = $1 and h.record_key = $2
-    order by h.seq limit $3";
+    select r.lane, r.seq, r.topic, r.record_key, r.headers, r.payload, r.envelope_version, r.definition_key
+    from (
+      select o.*, sum(length(o.headers) + coalesce(length(o.payload), 0)) over (order by o.seq) - length(o.headers)
+                  - coalesce(length(o.payload), 0) as before
+      from (
+        select o.lane, o.seq, o.topic, o.record_key, o.headers, o.payload, o.envelope_version, o.definition_key
+        from tidings.held h
+        cross join lateral (select * from tidings.outbox o where o.lane = h.lane and o.seq = h.seq) o
+        where h.lane = $1 and h.record_key = $2
+        order by h.seq limit $3) o) r
+    where r.before < $4
+    order by r.seq";
 
 /// The holes and the horizon come from one snapshot, as the proof that a number is dead asks for. The sum of bytes is of
-/// the rows before: the one that reaches the limit is the last.
+/// the rows before: the one that reaches the limit is the last. The holes are looked into one after another, as they are given: no
+/// other plan is possible, and the relay does not take a page in that has another order.
 pub(super) const PAGE: &str = "
     with snapshot as materialized (select pg_snapshot_xmin(pg_current_snapshot())::text as horizon)
     select snapshot.horizon, tidings.life() as life, o.* from snapshot left join lateral (
@@ -129,6 +140,7 @@ pub(super) const PAGE: &str = "
           where o.lane = hole.lane and o.seq >= hole.low and o.seq < hole.high
           order by o.seq limit $4) o) r
       where r.before < $5
+      limit $6
     ) o on true";
 
 /// An insert into the log takes its lock before it draws a number, has a transaction id by then, and holds the locks of both
@@ -143,14 +155,14 @@ pub(super) const WRITERS: &str = "
       and x.locktype = 'transactionid' and x.mode = 'ExclusiveLock'";
 
 /// The mark is this statement's own transaction id: it is allocated after every gap that the relay has seen. What is said
-/// of a lane whose lease was lost is left out altogether. A key whose command was obeyed, in vain, is parked again at once: no
+/// of a lane whose lease was lost is left out altogether, and so is what was given up and arrives behind what was said later. A key whose command was obeyed, in vain, is parked again at once: no
 /// statement may change a row twice.
 pub(super) const SETTLE: &str = "
     with mark as materialized (select pg_current_xact_id()::text as mark),
     updated as (
-      update tidings.lane l set published = l.published + d.settled::int8multirange
-      from unnest($1::smallint[], $2::bigint[], $3::text[], $23::bigint[]) as d(lane, epoch, settled, life)
-      where l.lane = d.lane and l.epoch = d.epoch and l.life = d.life and d.life = tidings.life()
+      update tidings.lane l set published = l.published + d.settled::int8multirange, saves = d.save
+      from unnest($1::smallint[], $2::bigint[], $3::text[], $23::bigint[], $24::bigint[]) as d(lane, epoch, settled, life, save)
+      where l.lane = d.lane and l.epoch = d.epoch and l.life = d.life and d.life = tidings.life() and l.saves < d.save
       returning l.lane),
     held as (
       insert into tidings.held (lane, record_key, seq)

@@ -63,7 +63,7 @@ impl Outbox for Relaid {
         unreachable!("nothing is emitted in a transaction")
     }
 
-    fn lease(&self, _: Uuid, _: Duration) -> BoxFuture<'_, Result<Leases>> {
+    fn lease(&self, _: Uuid, _: Duration, _: i64) -> BoxFuture<'_, Result<Leases>> {
         unreachable!("there is no relay")
     }
 
@@ -75,7 +75,7 @@ impl Outbox for Relaid {
         unreachable!("there is no relay")
     }
 
-    fn held<'a>(&'a self, _: u16, _: &'a Bytes, _: u32) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
+    fn held<'a>(&'a self, _: u16, _: &'a Bytes, _: Limits) -> BoxFuture<'a, Result<Vec<HeldRow>>> {
         unreachable!("there is no relay")
     }
 
