@@ -153,7 +153,7 @@ impl Producer {
             };
             tokio::select! {
                 biased;
-                result = relay?.run(shutdown) => result,
+                () = relay?.run(shutdown) => Ok(()),
                 // Beside the relay, not in its loop: a question that is not waited for holds a connection all the same.
                 never = metrics::tell_of(outbox) => match never {},
             }

@@ -157,7 +157,7 @@ impl Relay {
     }
 
     /// Relays until `shutdown` completes, which yields how long to wait for what is in flight then.
-    pub(crate) async fn run(mut self, shutdown: impl Future<Output = Duration> + Send) -> Result<()> {
+    pub(crate) async fn run(mut self, shutdown: impl Future<Output = Duration> + Send) {
         let mut shutdown = pin!(shutdown);
         let (mut reading, mut waking): (Aside<Answer>, Aside<()>) = (None, None);
         let (fallback, outbox) = (Arc::clone(&self.fallback), Arc::clone(&self.outbox));
@@ -165,13 +165,13 @@ impl Relay {
         let (mut nudging, mut nudged) = (pin!(nudge(Arc::clone(&self.transport))), self.client);
         let drain_time = loop {
             self.keep_leases().await;
-            self.take_reports()?;
+            self.take_reports();
             self.retry_stuck();
             if self.take_handed() && waking.is_none() {
                 let fallback = Arc::clone(&fallback);
                 waking = Some(Box::pin(async move { fallback.wake_others().await }));
             }
-            self.submit()?;
+            self.submit();
             self.save(false).await;
             self.ask_drawn().await;
             self.ask_witnesses().await;
@@ -194,7 +194,7 @@ impl Relay {
                     reading = None;
                     self.look(answer);
                 }
-                Some(report) = self.reports.recv() => self.take(report)?,
+                Some(report) = self.reports.recv() => self.take(report),
                 () = fallback.handed.wait() => {}
                 () = done(&mut waking) => waking = None,
                 () = &mut woken => {
@@ -210,7 +210,7 @@ impl Relay {
                 () = sleep_until(wake_at) => {}
             }
         };
-        self.drain(drain_time).await
+        self.drain(drain_time).await;
     }
 
     /// Says how far behind it is.
@@ -284,15 +284,14 @@ impl Relay {
     }
 
     /// Takes in what became of the rows that were reported on.
-    fn take_reports(&mut self) -> Result<()> {
+    fn take_reports(&mut self) {
         while let Ok(report) = self.reports.try_recv() {
-            self.take(report)?;
+            self.take(report);
         }
-        Ok(())
     }
 
     /// Takes in what became of a row.
-    fn take(&mut self, report: Report) -> Result<()> {
+    fn take(&mut self, report: Report) {
         let Report { ticket: Ticket { lane: index, tenure, number }, client, first, result } = report;
         self.submitted -= 1;
         if let Some(first) = first.filter(|_| client == self.client) {
@@ -303,13 +302,19 @@ impl Relay {
             && client == self.client
         {
             tracing::error!(%error, "the relay's client failed for good, and is replaced");
-            self.transport = self.transports.connect(Role::Relay)?;
-            self.client += 1;
-            self.firsts = Firsts::new(Instant::now());
+            match self.transports.connect(Role::Relay) {
+                Ok(transport) => {
+                    self.transport = transport;
+                    self.client += 1;
+                    self.firsts = Firsts::new(Instant::now());
+                }
+                // The next record that fails asks for one again.
+                Err(error) => tracing::error!(%error, "a new client can't be made"),
+            }
         }
         // Of a lane that was lost, even if it was won again since, the new lease starts from what was saved.
         let Some(lane) = self.lanes.get_mut(&index).filter(|lane| lane.tenure == tenure) else {
-            return Ok(());
+            return;
         };
         lane.submitted -= 1;
         match result {
@@ -325,7 +330,6 @@ impl Relay {
                 tracing::warn!(%error, %kind, lane = index, number, attempts, "an event was not relayed; its key waits");
             }
         }
-        Ok(())
     }
 
     fn retry_stuck(&mut self) {
@@ -337,9 +341,9 @@ impl Relay {
     }
 
     /// Submits what is queued, as far as the transport has room.
-    fn submit(&mut self) -> Result<()> {
+    fn submit(&mut self) {
         if Instant::now() >= self.leased_until {
-            return Ok(());
+            return;
         }
         while let Some(ticket) = self.queue.pop_front() {
             let Ticket { lane: index, tenure, number } = ticket;
@@ -372,7 +376,7 @@ impl Relay {
             });
             if self.transport.submit(record, on_delivery).is_err() {
                 self.queue.push_front(ticket);
-                return Ok(());
+                return;
             }
             self.submitted += 1;
             if let Some(first) = first {
@@ -382,9 +386,8 @@ impl Relay {
                 lane.submitted += 1;
             }
             // A record may fail at once, and those of its key behind it need not follow it.
-            self.take_reports()?;
+            self.take_reports();
         }
-        Ok(())
     }
 
     /// Writes progress, when it is time to or `now`; and takes a mark if a gap wants one.
@@ -480,12 +483,12 @@ impl Relay {
     }
 
     /// Waits for what is in flight, writes progress, and frees the lanes.
-    async fn drain(mut self, time: Duration) -> Result<()> {
+    async fn drain(mut self, time: Duration) {
         let deadline = Instant::now() + time;
         // What is queued, and what these reports free, is left for the next relay.
         while self.submitted > 0 {
             match tokio::time::timeout_at(deadline, self.reports.recv()).await {
-                Ok(Some(report)) => self.take(report)?,
+                Ok(Some(report)) => self.take(report),
                 _ => {
                     tracing::warn!("the broker did not confirm everything in time; the next relay sends it again");
                     break;
@@ -496,7 +499,6 @@ impl Relay {
         self.fallback.spills.relay_here(|_| false);
         self.fallback.handed.take();
         within(self.outbox.release(self.id, &[], true)).await;
-        Ok(())
     }
 }
 

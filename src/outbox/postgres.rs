@@ -76,6 +76,9 @@ const READER_CONNECTIONS: u32 = 2;
 /// An append that finds no connection in this time fails, rather than hold up its caller.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What is given up here waits on there: so long for a lock, and not for ever, while others do the same.
+const LOCK_TIMEOUT: (&str, &str) = ("lock_timeout", "5s");
+
 /// The planner prefers a bitmap scan and a sort for the holes of a page as long as it has no statistics, which is 70
 /// times slower; these settings leave it the index.
 pub(crate) const READER_SETTINGS: [(&str, &str); 5] = [
@@ -127,7 +130,10 @@ impl PostgresOutbox {
         Self::through(options.clone(), options, true)
     }
 
-    fn through(options: PgConnectOptions, reader: PgConnectOptions, leads_to_pooler: bool) -> Self {
+    fn through(mut options: PgConnectOptions, reader: PgConnectOptions, leads_to_pooler: bool) -> Self {
+        if !leads_to_pooler && options.get_options().is_none_or(|options| !options.contains("lock_timeout")) {
+            options = options.options([LOCK_TIMEOUT]);
+        }
         let pool = |connections| PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
         let connections = |pool, settings| Connections { pool, leads_to_pooler, settings };
         Self {
@@ -178,7 +184,8 @@ impl PostgresOutbox {
         let migrate = transact(&self.writer.pool, "begin", async |tx| {
             // Any number will do, as long as it stays the same: it keeps two services from migrating at once.
             let ledger = self.schema.sql(
-                "select pg_advisory_xact_lock(7421998310562);
+                "set local lock_timeout = 0;
+                 select pg_advisory_xact_lock(7421998310562);
                  create schema if not exists tidings;
                  create table if not exists tidings.migration (
                    version int primary key, applied_at timestamptz not null default now())",
@@ -423,22 +430,27 @@ impl Outbox for PostgresOutbox {
         Box::pin(async {
             let mut listening = self.listening.lock().await;
             loop {
+                // Taken out meanwhile: one that nobody waits for any more must not go on listening.
+                let listener = listening.take();
                 let woken = async {
-                    let listener = match &mut *listening {
+                    let mut listener = match listener {
                         Some(listener) => listener,
                         None => {
                             let mut listener = PgListener::connect_with(&self.listener).await?;
                             listener.listen(self.schema.name()).await?;
-                            listening.insert(listener)
+                            listener
                         }
                     };
-                    listener.recv().await
+                    listener.recv().await?;
+                    Ok::<_, sqlx::Error>(listener)
                 };
                 match woken.await {
-                    Ok(_) => return,
+                    Ok(listener) => {
+                        *listening = Some(listener);
+                        return;
+                    }
                     Err(error) => {
                         tracing::debug!(%error, "no wake-ups from other processes; the relay polls");
-                        *listening = None;
                         tokio::time::sleep(LISTEN_AGAIN_AFTER).await;
                     }
                 }

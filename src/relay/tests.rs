@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use rangemap::RangeSet;
 use tokio::sync::{Notify, oneshot};
 
+use super::cursor::Cursor;
 use super::leases::{LEASE_TIME, RENEW_EVERY, is_sound};
 use super::reading::{LANE_BYTES, LANE_ROWS, NEXT_WITHIN, PAGE_BYTES, PAGE_ROWS};
 use super::*;
@@ -209,8 +210,7 @@ async fn run(relay: Relay, done: impl AsyncFnOnce()) {
         done().await;
         drop(stop);
     };
-    let (result, ()) = tokio::join!(run, stop);
-    result.unwrap();
+    tokio::join!(run, stop);
 }
 
 /// Takes records, and says what became of them when it is told to.
@@ -362,7 +362,7 @@ fn hand_of_life(relay: &Relay, number: i64, key: String, life: i64) {
 
 /// Has the relay submit what it may, and says what it has ever submitted.
 fn submit(relay: &mut Relay, transport: &SlowTransport) -> Vec<i64> {
-    relay.submit().unwrap();
+    relay.submit();
     transport.taken()
 }
 
@@ -398,6 +398,71 @@ async fn rows_behind_a_hole_that_a_page_could_not_show_whole_do_not_overtake_the
     })
     .await;
     assert_eq!(numbers(&transport), (1..left).chain(settled_to..end).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_has_no_more_rows_than_it_may_however_many_gaps_are_full_and_what_it_has_no_room_for_is_not_dead() {
+    // The last row that there is room for is in the middle of a gap.
+    let (gaps, end): (i64, i64) = (500, 500 * 7 + 2);
+    let settled = (1..=gaps).map(|gap| gap * 7..gap * 7 + 1).collect::<RangeSet<_>>();
+    let there = (1..end).filter(|number| number % 7 != 0).collect::<Vec<_>>();
+    let outbox = FakeOutbox::new(there.clone(), settled);
+    let (mut relay, _) = leased(&outbox).await;
+    let behind = Lane::new(0, 1, Cursor::new(RangeSet::from_iter([5..6])), Vec::new(), Instant::now());
+    relay.lanes.insert(1, behind);
+    relay.lanes.values_mut().for_each(|lane| lane.cursor.mark(1));
+    let answer = relay.read().unwrap().await;
+    assert_eq!(answer.page.as_ref().unwrap().rows.len(), PAGE_ROWS);
+    relay.look(answer);
+    assert_eq!(relay.lanes[&0].cursor.first_unknown(), there[PAGE_ROWS]);
+    assert_eq!(relay.lanes[&1].cursor.first_unknown(), 1, "nobody has looked there");
+    // The next one begins with the lane that had no room in this one.
+    assert_eq!(relay.next_lane, 1);
+
+    let transport = Arc::new(MemoryTransport::default());
+    self::relay(&outbox, &transport, async || {
+        until(|| outbox.settled.lock().unwrap().iter().next() == Some(&(1..end))).await
+    })
+    .await;
+    assert_eq!(numbers(&transport), there);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_could_not_be_read_is_followed_by_smaller_ones_until_one_can() {
+    let outbox = FakeOutbox::new(1..2_000, RangeSet::new());
+    let (mut relay, _) = leased(&outbox).await;
+    let page = async |relay: &mut Relay| {
+        let answer = relay.read().unwrap().await;
+        relay.look(answer);
+        relay.page_rows
+    };
+    outbox.refuses.store(true, Ordering::SeqCst);
+    assert_eq!(page(&mut relay).await, PAGE_ROWS / 4);
+    for _ in 0..20 {
+        assert!(page(&mut relay).await >= 1);
+    }
+    outbox.refuses.store(false, Ordering::SeqCst);
+    assert_eq!((page(&mut relay).await, relay.lanes[&0].len()), (2, 1));
+    assert_eq!((page(&mut relay).await, relay.lanes[&0].len()), (4, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn lanes_of_which_nothing_is_delivered_leave_room_for_the_others() {
+    let outbox = FakeOutbox::new([], RangeSet::new());
+    let (mut relay, _) = leased(&outbox).await;
+    for index in 1..=4 {
+        let mut lane = Lane::new(0, 1, Cursor::new(RangeSet::new()), Vec::new(), Instant::now());
+        for number in 1..=i64::try_from(LANE_ROWS).unwrap() {
+            lane.add(StoredRow { bytes: 1, ..row(number, "key".into()) });
+        }
+        relay.lanes.insert(index, lane);
+    }
+    assert_eq!(relay.readable().map(|(index, _)| index).collect::<Vec<_>>(), [0]);
+    let lane = relay.lanes.get_mut(&0).unwrap();
+    for number in 1..=64 {
+        lane.add(StoredRow { bytes: 1, ..row(number, "key".into()) });
+    }
+    assert_eq!(relay.readable().count(), 0, "but no more than a little");
 }
 
 #[tokio::test(start_paused = true)]
@@ -574,10 +639,10 @@ async fn what_is_queued_when_the_leases_run_out_is_not_sent() {
     let (mut relay, transport) = leased(&outbox).await;
     read_page(&mut relay).await;
     tokio::time::advance(LEASE_TIME).await;
-    relay.submit().unwrap();
+    relay.submit();
     assert_eq!(transport.len(), 0);
     relay.keep_leases().await;
-    relay.submit().unwrap();
+    relay.submit();
     assert_eq!(transport.len(), 3);
 }
 
@@ -604,7 +669,7 @@ async fn what_was_queued_under_a_lease_that_was_lost_is_sent_only_once_it_is_rea
     outbox.settled.lock().unwrap().insert(1..2);
     lose_and_win(&mut relay, &outbox).await;
     read_page(&mut relay).await;
-    relay.submit().unwrap();
+    relay.submit();
     assert_eq!(transport.len(), 2);
 }
 
@@ -613,11 +678,11 @@ async fn what_becomes_of_a_row_of_a_lost_lease_says_nothing_of_the_new_one() {
     let outbox = FakeOutbox::new(1..4, RangeSet::new());
     let (mut relay, transport) = leased(&outbox).await;
     read_page(&mut relay).await;
-    relay.submit().unwrap();
+    relay.submit();
     lose_and_win(&mut relay, &outbox).await;
     read_page(&mut relay).await;
     transport.deliver_all();
-    relay.take_reports().unwrap();
+    relay.take_reports();
     assert_eq!((relay.lanes[&0].len(), relay.submitted), (3, 0));
 }
 
@@ -626,7 +691,7 @@ async fn what_becomes_of_a_row_of_a_lease_that_ran_out_says_nothing_of_the_next_
     let outbox = FakeOutbox::new(1..4, RangeSet::new());
     let (mut relay, transport) = leased(&outbox).await;
     read_page(&mut relay).await;
-    relay.submit().unwrap();
+    relay.submit();
     let answer = relay.read().unwrap().await;
     outbox.refuses.store(true, Ordering::SeqCst);
     tokio::time::advance(LEASE_TIME).await;
@@ -638,7 +703,7 @@ async fn what_becomes_of_a_row_of_a_lease_that_ran_out_says_nothing_of_the_next_
     relay.keep_leases().await;
     relay.look(answer);
     transport.deliver_all();
-    relay.take_reports().unwrap();
+    relay.take_reports();
     assert_eq!((relay.lanes[&0].len(), relay.lanes[&0].submitted, relay.submitted), (0, 0, 0));
 }
 
@@ -672,7 +737,7 @@ async fn a_lane_is_not_handed_over_before_what_is_in_flight_is_delivered_and_wri
     let outbox = FakeOutbox::new(1..4, RangeSet::new());
     let (mut relay, transport) = leased(&outbox).await;
     read_page(&mut relay).await;
-    relay.submit().unwrap();
+    relay.submit();
     outbox.wanted_elsewhere.store(true, Ordering::SeqCst);
     relay.renew_at = Instant::now();
     relay.keep_leases().await;
@@ -680,7 +745,7 @@ async fn a_lane_is_not_handed_over_before_what_is_in_flight_is_delivered_and_wri
     relay.hand_over().await;
     assert!(is_ours(), "it is in flight");
     transport.deliver_all();
-    relay.take_reports().unwrap();
+    relay.take_reports();
     relay.hand_over().await;
     assert!(is_ours(), "it is not written down");
     relay.save(true).await;
@@ -811,7 +876,7 @@ async fn a_row_that_a_page_shows_while_its_number_is_asked_for_is_sent_once() {
     relay.ask_drawn().await;
     relay.look(answer);
     read_page(&mut relay).await;
-    relay.submit().unwrap();
+    relay.submit();
     assert_eq!(transport.len(), 3);
 }
 
@@ -837,9 +902,9 @@ async fn a_lane_whose_progress_is_refused_is_dropped() {
     let outbox = FakeOutbox::new(1..4, RangeSet::new());
     let (mut relay, transport) = leased(&outbox).await;
     read_page(&mut relay).await;
-    relay.submit().unwrap();
+    relay.submit();
     transport.deliver_all();
-    relay.take_reports().unwrap();
+    relay.take_reports();
     *outbox.epoch.lock().unwrap() += 1;
     relay.save(true).await;
     assert!(relay.lanes.is_empty() && outbox.settled.lock().unwrap().is_empty());
@@ -891,7 +956,7 @@ async fn a_row_that_is_handed_over_is_sent_without_being_read_and_then_settled()
     hand(&mut relay, &outbox, 1..4);
     assert_eq!(submit(&mut relay, &transport), [1, 2, 3]);
     transport.deliver_all();
-    relay.take_reports().unwrap();
+    relay.take_reports();
     relay.save(true).await;
     assert_eq!(*outbox.settled.lock().unwrap(), RangeSet::from_iter([1..4]));
     hand(&mut relay, &outbox, 1..4);
@@ -965,7 +1030,7 @@ async fn a_clients_first_row_of_a_key_goes_alone_and_the_others_without_waiting_
     read_page(&mut relay).await;
     assert_eq!(submit(&mut relay, &transport), [1, 3]);
     transport.deliver_all();
-    relay.take_reports().unwrap();
+    relay.take_reports();
     assert_eq!(submit(&mut relay, &transport), [1, 3, 2, 4, 5]);
     // Another client is as new to its keys as the first one was.
     let record = row(1, Bytes::from("key")).record.unwrap();
@@ -973,7 +1038,7 @@ async fn a_clients_first_row_of_a_key_goes_alone_and_the_others_without_waiting_
     for on_delivery in std::mem::take(&mut *transport.held.lock().unwrap()) {
         on_delivery.call(Err(Error::new(ErrorKind::ClientFailed, "told to fail")));
     }
-    relay.take_reports().unwrap();
+    relay.take_reports();
     assert!(matches!(relay.firsts.turn(&record, Instant::now()), Turn::Alone(_)));
 }
 
@@ -1028,7 +1093,7 @@ async fn more_than_there_is_room_for_is_not_taken_into_memory() {
     while relay.lanes[&0].cursor.floor() < all {
         submit(&mut relay, &transport);
         transport.deliver_all();
-        relay.take_reports().unwrap();
+        relay.take_reports();
         read_page(&mut relay).await;
     }
     assert_eq!(transport.taken(), (1..all).collect::<Vec<_>>());
@@ -1122,11 +1187,11 @@ proptest! {
                     },
                     33..36 => {
                         relay.retry_stuck();
-                        relay.submit().unwrap();
+                        relay.submit();
                     }
                     36..38 => {
                         transport.deliver_all();
-                        relay.take_reports().unwrap();
+                        relay.take_reports();
                     }
                     38 => relay.save(true).await,
                     _ => {
@@ -1145,9 +1210,9 @@ proptest! {
                 relay.save(true).await;
                 read_page(&mut relay).await;
                 relay.retry_stuck();
-                relay.submit().unwrap();
+                relay.submit();
                 transport.deliver_all();
-                relay.take_reports().unwrap();
+                relay.take_reports();
             }
             mixture.check(&transport.taken())?;
             let sent = transport.taken().len();

@@ -1,10 +1,12 @@
 //! Relays that come and go, and databases that cut their connections.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sqlx::{PgPool, Postgres, Transaction};
 use tidings::{Emitter, EmitterExt, OutboxMode, PolicyOverride, PostgresOutbox, Producer};
 use tidings_faults::Proxy;
+use tokio::task::JoinSet;
 
 use crate::support::events::{Ledger, Sequence, catalog};
 use crate::support::relaying::RunningRelay;
@@ -141,4 +143,31 @@ async fn silence_connections(prepares: impl AsyncFnOnce(&PgPool) -> Option<Trans
     eventually("events are stored again", async || store(20).await.then_some(())).await;
     world.verdict(&ledger).await.assert_kept();
     assert!(relay.is_running());
+}
+
+/// Emits that look the lanes up wait for the database half a second. What they have given up must not use its connections up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lookups_on_connections_that_fell_silent_leave_some_for_those_who_store() {
+    let world = world!();
+    let options = world.options();
+    let proxy = Proxy::start("127.0.0.1:0", &format!("{}:{}", options.get_host(), options.get_port())).await.unwrap();
+    let outbox = PostgresOutbox::with_options(options.host("127.0.0.1").port(proxy.address().port()));
+    let producer = Producer::builder(world.config(&[]), catalog()).with_outbox(outbox).build().await.unwrap();
+    let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
+    // As many at once as there are connections: each has one of its own from then on.
+    let mut storing = JoinSet::new();
+    for key in 0..16 {
+        let producer = producer.clone();
+        let event = Sequence::of(format!("stored-{key}")).next();
+        storing.spawn(async move { producer.emit(event.request().policy(always)).await });
+    }
+    assert!(storing.join_all().await.iter().all(Result::is_ok));
+    proxy.silence_open();
+    let mut direct = Sequence::of("direct");
+    let until = Instant::now() + Duration::from_secs(12);
+    while Instant::now() < until {
+        let _ = producer.emit(direct.next().request()).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    producer.emit(Sequence::of("stored").next().request().policy(always)).await.unwrap();
 }

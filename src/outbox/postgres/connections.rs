@@ -54,8 +54,7 @@ pub(super) async fn fetch_within(
     statement: Query<'_, Postgres, PgArguments>,
 ) -> sqlx::Result<Vec<PgRow>> {
     let statement = statement.persistent(!pool.leads_to_pooler);
-    let connection = pool.pool.acquire().await?;
-    within(limit, pool, connection, async |connection| statement.fetch_all(connection).await).await
+    within(limit, pool, Lent::of(&pool.pool).await?, async |connection| statement.fetch_all(connection).await).await
 }
 
 /// Works in a transaction that is begun so, on a connection that no one uses afterwards: sqlx gives one whose `begin` was dropped
@@ -80,7 +79,7 @@ pub(super) async fn run<T>(
     from: &Connections,
     work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
 ) -> sqlx::Result<T> {
-    within(STATEMENT_TIMEOUT, from, from.pool.acquire().await?, work).await
+    within(STATEMENT_TIMEOUT, from, Lent::of(&from.pool).await?, work).await
 }
 
 /// The same on this connection, for so long at most. One that does not answer is not used again, nor one that leads to a standby: the next may lead to
@@ -88,19 +87,31 @@ pub(super) async fn run<T>(
 pub(super) async fn within<T>(
     limit: Duration,
     from: &Connections,
-    mut connection: PoolConnection<Postgres>,
+    mut lent: Lent,
     work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
 ) -> sqlx::Result<T> {
-    match tokio::time::timeout(limit, from.session(&mut connection, work)).await {
-        Ok(done) => {
-            if done.as_ref().is_err_and(only_reads) {
-                connection.close_on_drop();
-            }
-            done
-        }
-        Err(_) => {
-            connection.close_on_drop();
-            Err(timed_out())
+    let done = tokio::time::timeout(limit, from.session(&mut lent.connection, work)).await.map_err(|_| timed_out())?;
+    lent.is_usable = !done.as_ref().is_err_and(only_reads);
+    done
+}
+
+/// A connection that is closed rather than given back, unless it is found to be usable: whoever waits for its answer may be dropped.
+/// The pool would wait for that answer itself, for however long, and meanwhile nobody else had a connection in its place.
+pub(super) struct Lent {
+    connection: PoolConnection<Postgres>,
+    is_usable: bool,
+}
+
+impl Lent {
+    async fn of(pool: &PgPool) -> sqlx::Result<Self> {
+        Ok(Self { connection: pool.acquire().await?, is_usable: false })
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if !self.is_usable {
+            self.connection.close_on_drop();
         }
     }
 }
@@ -128,14 +139,13 @@ fn only_reads(error: &sqlx::Error) -> bool {
 }
 
 /// A connection that answers. Dead ones are thrown away.
-pub(super) async fn alive(pool: &PgPool) -> sqlx::Result<PoolConnection<Postgres>> {
+pub(super) async fn alive(pool: &PgPool) -> sqlx::Result<Lent> {
     let look = async {
         loop {
-            let mut connection = pool.acquire().await?;
-            if connection.ping().await.is_ok() {
-                return Ok(connection);
+            let mut lent = Lent::of(pool).await?;
+            if lent.connection.ping().await.is_ok() {
+                return Ok(lent);
             }
-            connection.close_on_drop();
         }
     };
     tokio::time::timeout(STATEMENT_TIMEOUT, look).await.unwrap_or_else(|_| Err(timed_out()))
