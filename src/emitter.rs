@@ -89,8 +89,8 @@ pub trait Emitter: fmt::Debug + Send + Sync + 'static {
     ///
     /// Only after a commit that has succeeded, and not of events whose savepoint was rolled back: an event would be published
     /// that does not exist. Mind that sqlx calls the commit of a PostgreSQL transaction a success though a statement of it has failed
-    /// before, and it was rolled back; [`EmitterExt::commit`] does not. If nobody knows what became of the commit, leave it: the relay finds out. What is
-    /// not handed over is delivered all the same, some 100 ms later, or after a second if another process relays it.
+    /// before, and it was rolled back; [`EmitterExt::commit`] does not. If nobody knows what became of the commit, leave it: the relay
+    /// finds out. What is not handed over is delivered all the same, some 100 ms later, or after a second if another process relays it.
     ///
     /// It does not wait, and can't fail. Lanes that another process relays are not sent from here; if a relay runs in
     /// this process, it wakes the others.

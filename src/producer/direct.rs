@@ -187,8 +187,8 @@ impl Shared {
     /// Publishes a record, and waits for its acknowledgement until `deadline`, or until it is known that the broker does not
     /// let this client in.
     ///
-    /// The breaker hears of every outcome, whether or not anyone still waits for it, and of waiting in vain, if that was long. When it opens, the client is given up, and
-    /// with it the record.
+    /// The breaker hears of every outcome, whether or not anyone still waits for it, and of waiting in vain, if that was long. When
+    /// it opens, the client is given up, and with it the record.
     async fn publish(&self, record: &Record, deadline: Instant) -> Result<Delivery> {
         let Some(permit) = self.breaker.permit() else { return Err(Error::new(ErrorKind::CircuitOpen, BREAKER_OPEN)) };
         let Client { transport, generation } = self.clients.current();

@@ -11,18 +11,18 @@ use super::{Aside, Relay, Ticket};
 use crate::error::Result;
 use crate::outbox::{Hole, Limits, Page, StoredRow};
 
-/// How many rows a page has at most. A page that could not be read is followed by smaller ones.
+/// How many rows a page has at most. They are shared out evenly among its holes.
 pub(super) const PAGE_ROWS: usize = 2_000;
-const SMALLER: usize = 4;
-const LARGER: usize = 2;
-/// The rows of a page are shared out evenly among its holes.
-/// But it may have this many of each hole, lest many holes make it crawl.
+/// But of each hole it may have this many, lest many holes make it crawl.
 const MIN_ROWS_PER_HOLE: usize = 64;
 /// How many bytes of headers and payloads a page has, shared out likewise; and of each hole at least.
 pub(super) const PAGE_BYTES: usize = 8 << 20;
+const MIN_BYTES_PER_HOLE: usize = 64 << 10;
+/// By how much the page is smaller that follows one that could not be read, and larger that follows one that could.
+const SMALLER: usize = 4;
+const LARGER: usize = 2;
 /// How many bytes of held rows are read at once.
 pub(super) const HELD_BYTES: u32 = 1 << 20;
-const MIN_BYTES_PER_HOLE: usize = 64 << 10;
 /// How many rows may be read and not settled. Two pages fly while the next is read.
 const WINDOW_ROWS: usize = 3 * PAGE_ROWS;
 /// How many rows of one lane may be. One that waits for stuck keys must not fill the window.

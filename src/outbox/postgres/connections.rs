@@ -82,8 +82,8 @@ pub(super) async fn run<T>(
     within(STATEMENT_TIMEOUT, from, Lent::of(&from.pool).await?, work).await
 }
 
-/// The same on this connection, for so long at most. One that does not answer is not used again, nor one that leads to a standby: the next may lead to
-/// where the primary is by now.
+/// The same on this connection, for so long at most. One that does not answer is not used again, nor one that leads to a standby:
+/// the next may lead to where the primary is by now.
 pub(super) async fn within<T>(
     limit: Duration,
     from: &Connections,

@@ -155,8 +155,8 @@ pub(super) const WRITERS: &str = "
       and x.locktype = 'transactionid' and x.mode = 'ExclusiveLock'";
 
 /// The mark is this statement's own transaction id: it is allocated after every gap that the relay has seen. What is said
-/// of a lane whose lease was lost is left out altogether, and so is what was given up and arrives behind what was said later. A key whose command was obeyed, in vain, is parked again at once: no
-/// statement may change a row twice.
+/// of a lane whose lease was lost is left out altogether, and so is what was given up and arrives behind what was said later. A key
+/// whose command was obeyed, in vain, is parked again at once: no statement may change a row twice.
 pub(super) const SETTLE: &str = "
     with mark as materialized (select pg_current_xact_id()::text as mark),
     updated as (
