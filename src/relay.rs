@@ -87,6 +87,8 @@ pub(crate) struct Relay {
     transport: Arc<dyn Transport>,
     /// Counts the clients: one that failed for good is replaced.
     client: u32,
+    /// Not before this is another one made, should it not have been possible.
+    connect_at: Instant,
     /// Of which keys that client has delivered something.
     firsts: Firsts,
     lanes: BTreeMap<u16, Lane>,
@@ -134,6 +136,7 @@ impl Relay {
             transport: transports.connect(Role::Relay)?,
             transports,
             client: 0,
+            connect_at: now,
             firsts: Firsts::new(now),
             lanes: BTreeMap::new(),
             tenures: 0,
@@ -300,6 +303,7 @@ impl Relay {
         if let Err(error) = &result
             && error.kind() == ErrorKind::ClientFailed
             && client == self.client
+            && Instant::now() >= self.connect_at
         {
             tracing::error!(%error, "the relay's client failed for good, and is replaced");
             match self.transports.connect(Role::Relay) {
@@ -308,8 +312,11 @@ impl Relay {
                     self.client += 1;
                     self.firsts = Firsts::new(Instant::now());
                 }
-                // The next record that fails asks for one again.
-                Err(error) => tracing::error!(%error, "a new client can't be made"),
+                // A later record that fails asks for one again.
+                Err(error) => {
+                    tracing::error!(%error, "a new client can't be made");
+                    self.connect_at = Instant::now() + RETRY_AFTER;
+                }
             }
         }
         // Of a lane that was lost, even if it was won again since, the new lease starts from what was saved.

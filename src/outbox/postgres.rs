@@ -76,8 +76,9 @@ const READER_CONNECTIONS: u32 = 2;
 /// An append that finds no connection in this time fails, rather than hold up its caller.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is given up here waits on there: so long for a lock, and not for ever, while others do the same.
-const LOCK_TIMEOUT: (&str, &str) = ("lock_timeout", "5s");
+/// What is given up here waits on there: so long for a lock, and not for ever, while others do the same. Unless somebody has set
+/// another time.
+const LOCK_TIMEOUT: &str = "select set_config('lock_timeout', '5s', false) where current_setting('lock_timeout') = '0'";
 
 /// The planner prefers a bitmap scan and a sort for the holes of a page as long as it has no statistics, which is 70
 /// times slower; these settings leave it the index.
@@ -94,7 +95,8 @@ const READER_ISOLATION: (&str, &str) = ("default_transaction_isolation", "read\\
 
 /// The same, where a session is had for one transaction only.
 const READER_SETTINGS_OF_TRANSACTION: &str = "
-    set transaction isolation level read committed; set local idle_in_transaction_session_timeout = '10s';
+    set transaction isolation level read committed;
+    set local idle_in_transaction_session_timeout = '10s'; set local lock_timeout = '5s';
     set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; set local jit = off";
 
 impl PostgresOutbox {
@@ -130,11 +132,17 @@ impl PostgresOutbox {
         Self::through(options.clone(), options, true)
     }
 
-    fn through(mut options: PgConnectOptions, reader: PgConnectOptions, leads_to_pooler: bool) -> Self {
-        if !leads_to_pooler && options.get_options().is_none_or(|options| !options.contains("lock_timeout")) {
-            options = options.options([LOCK_TIMEOUT]);
-        }
-        let pool = |connections| PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+    fn through(options: PgConnectOptions, reader: PgConnectOptions, leads_to_pooler: bool) -> Self {
+        let pool = |connections| {
+            let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+            if leads_to_pooler {
+                return pool;
+            }
+            // By a statement: a pooler may refuse what it does not know of at the start of a session.
+            pool.after_connect(|connection, _| {
+                Box::pin(async move { connection.execute(LOCK_TIMEOUT).await.map(drop) })
+            })
+        };
         let connections = |pool, settings| Connections { pool, leads_to_pooler, settings };
         Self {
             listener: pool(1).connect_lazy_with(options.clone()),
@@ -181,7 +189,7 @@ impl PostgresOutbox {
         if migration::pending(&migration::POSTGRES, &applied).next().is_none() {
             return Ok(());
         }
-        let migrate = transact(&self.writer.pool, "begin", async |tx| {
+        let migrate = transact(&self.writer.pool, "begin isolation level read committed", async |tx| {
             // Any number will do, as long as it stays the same: it keeps two services from migrating at once.
             let ledger = self.schema.sql(
                 "set local lock_timeout = 0;

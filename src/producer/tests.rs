@@ -269,6 +269,23 @@ async fn emits_that_have_little_time_of_their_own_say_nothing_of_the_brokers_hea
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_event_of_a_batch_that_has_little_time_does_not_fail_those_of_its_key_that_have_more() {
+    let transport = Arc::new(Silent { answers: true.into(), ..Silent::default() });
+    let producer = producer_on(Arc::clone(&transport) as _).await;
+    producer.emit_batch(vec![request()]).await.pop().unwrap().unwrap();
+    transport.answers.store(false, Ordering::SeqCst);
+    let answer = async {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let held = std::mem::take(&mut *transport.held.lock().unwrap());
+        assert_eq!(held.len(), 2);
+        held.into_iter().for_each(|on_delivery| on_delivery.call(delivered()));
+    };
+    let batch = vec![request(), request().timeout(Duration::from_millis(20))];
+    let (results, ()) = tokio::join!(producer.emit_batch(batch), answer);
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_time_is_too_long_to_be_reckoned_with() {
     let transport = Silent { answers: true.into(), ..Silent::default() };
     let ever = Duration::MAX;

@@ -27,7 +27,7 @@ pub(super) const HELD_BYTES: u32 = 1 << 20;
 const WINDOW_ROWS: usize = 3 * PAGE_ROWS;
 /// How many rows of one lane may be. One that waits for stuck keys must not fill the window.
 pub(super) const LANE_ROWS: usize = WINDOW_ROWS / 4;
-/// The same in bytes. What is read beyond is one page at most.
+/// The same in bytes. What is read beyond is one page, and a little of each lane.
 const WINDOW_BYTES: usize = 3 * PAGE_BYTES;
 pub(super) const LANE_BYTES: usize = WINDOW_BYTES / 4;
 /// So much of a lane may be when the window is full: lanes that wait for a partition must not stop those that do not.

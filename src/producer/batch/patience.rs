@@ -53,7 +53,7 @@ impl Batch<'_> {
             .in_flight()
             .filter_map(|place| self.events.get(place).and_then(|event| event.sent))
             .collect();
-        for sent in &sent {
+        for sent in sent.iter().filter(|sent| sent.until > now) {
             self.look_at = self.look_at.min(sent.until);
         }
         let overdue = sent.iter().find(|sent| now >= sent.until);
@@ -70,9 +70,12 @@ impl Batch<'_> {
             // Given up one by one, the client could deliver the second and not the first.
             self.give_up_client(chain);
         } else if sent.len() > 1 {
-            // They had too little time, which is no reason to give up everybody's client. So they must not be stored.
-            self.unsure.insert(chain);
-            self.give_up(chain, late);
+            // One had too little time, which is no reason to give up everybody's client. Without that, none must be stored: as long as
+            // others have time left, it waits with them.
+            if sent.iter().all(|sent| now >= sent.until) {
+                self.unsure.insert(chain);
+                self.give_up(chain, late);
+            }
         } else {
             // The client keeps the record, and may still deliver it.
             self.give_up(chain, || refusal.map_or_else(late, |refusal| refusal.retold().or_ambiguous(true)));
