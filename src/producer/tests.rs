@@ -3,6 +3,7 @@ use std::sync::{Mutex, PoisonError};
 
 use mockall::mock;
 
+use super::client::Transports;
 use super::*;
 use crate::emitter::Outcome;
 use crate::error::{Error, ErrorKind};
@@ -24,12 +25,27 @@ mock! {
 }
 
 /// Takes every record and says no more of it, unless it answers; counts how often it was given up.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Silent {
-    answers: AtomicBool,
-    held: Mutex<Vec<OnDelivery>>,
+    answers: Arc<AtomicBool>,
+    held: Arc<Mutex<Vec<OnDelivery>>>,
     refusal: Option<ErrorKind>,
-    retired: AtomicUsize,
+    retired: Arc<AtomicUsize>,
+}
+
+impl Silent {
+    fn answering() -> Self {
+        Self { answers: Arc::new(true.into()), ..Self::default() }
+    }
+
+    /// A producer whose every client is one of these.
+    async fn producer(&self) -> Producer {
+        let (config, catalog) = config_and_catalog();
+        let client = self.clone();
+        let connect = move |_| Ok(Arc::new(client.clone()) as Arc<dyn Transport>);
+        let transports = Transports::without_threads(Arc::new(connect));
+        Producer::builder(config, catalog).with_transports(transports).build().await.unwrap()
+    }
 }
 
 impl Transport for Silent {
@@ -67,14 +83,14 @@ fn delivered() -> Result<Delivery> {
     Ok(Delivery { partition: 3, offset: 7 })
 }
 
-async fn producer(broker: MockBroker) -> Producer {
-    producer_on(Arc::new(broker)).await
+fn config_and_catalog() -> (Config, Catalog) {
+    let catalog = Catalog::new([EventDefinition::new("order.created", "order", "created")]).unwrap();
+    (Config::new("//shop", ["unused:1"]).unwrap(), catalog)
 }
 
-async fn producer_on(transport: Arc<dyn Transport>) -> Producer {
-    let config = Config::new("//shop", ["unused:1"]).unwrap();
-    let catalog = Catalog::new([EventDefinition::new("order.created", "order", "created")]).unwrap();
-    Producer::builder(config, catalog).with_transport(transport).build().await.unwrap()
+async fn producer(broker: MockBroker) -> Producer {
+    let (config, catalog) = config_and_catalog();
+    Producer::builder(config, catalog).with_transport(Arc::new(broker)).build().await.unwrap()
 }
 
 fn request() -> EmitRequest {
@@ -245,14 +261,14 @@ async fn an_event_that_is_not_confirmed_in_time_fails_with_its_id() {
 #[tokio::test(start_paused = true)]
 async fn an_event_that_the_client_has_when_it_is_not_let_in_may_arrive_once_it_is() {
     let transport = Silent { refusal: Some(ErrorKind::Unauthenticated), ..Silent::default() };
-    let error = producer_on(Arc::new(transport)).await.emit(request()).await.unwrap_err();
+    let error = transport.producer().await.emit(request()).await.unwrap_err();
     assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Unauthenticated, true));
 }
 
 #[tokio::test(start_paused = true)]
 async fn emits_that_have_little_time_of_their_own_say_nothing_of_the_brokers_health() {
-    let transport = Arc::new(Silent { answers: true.into(), ..Silent::default() });
-    let producer = producer_on(Arc::clone(&transport) as _).await;
+    let transport = Silent::answering();
+    let producer = transport.producer().await;
     // Nothing follows the first record of a key before that is acknowledged.
     producer.emit_batch(vec![request()]).await.pop().unwrap().unwrap();
     transport.answers.store(false, Ordering::SeqCst);
@@ -270,8 +286,8 @@ async fn emits_that_have_little_time_of_their_own_say_nothing_of_the_brokers_hea
 
 #[tokio::test(start_paused = true)]
 async fn one_event_of_a_batch_that_has_little_time_does_not_fail_those_of_its_key_that_have_more() {
-    let transport = Arc::new(Silent { answers: true.into(), ..Silent::default() });
-    let producer = producer_on(Arc::clone(&transport) as _).await;
+    let transport = Silent::answering();
+    let producer = transport.producer().await;
     producer.emit_batch(vec![request()]).await.pop().unwrap().unwrap();
     transport.answers.store(false, Ordering::SeqCst);
     let answer = async {
@@ -287,12 +303,10 @@ async fn one_event_of_a_batch_that_has_little_time_does_not_fail_those_of_its_ke
 
 #[tokio::test(start_paused = true)]
 async fn no_time_is_too_long_to_be_reckoned_with() {
-    let transport = Silent { answers: true.into(), ..Silent::default() };
-    let ever = Duration::MAX;
-    let config = Config::new("//shop", ["unused:1"]).unwrap();
+    let (ever, (config, catalog)) = (Duration::MAX, config_and_catalog());
     let config = config.with_direct_timeout(ever).with_emit_timeout(ever).with_close_timeout(ever);
-    let catalog = Catalog::new([EventDefinition::new("order.created", "order", "created")]).unwrap();
-    let producer = Producer::builder(config, catalog).with_transport(Arc::new(transport)).build().await.unwrap();
+    let transport = Arc::new(Silent::answering());
+    let producer = Producer::builder(config, catalog).with_transport(transport).build().await.unwrap();
     producer.emit(request()).await.unwrap();
     producer.emit_batch(vec![request().timeout(ever)]).await.pop().unwrap().unwrap();
     assert!(producer.close_within(ever).await.is_nothing());

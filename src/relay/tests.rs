@@ -387,6 +387,35 @@ async fn a_client_whose_records_wait_is_asked_whether_anybody_answers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_relay_for_which_no_new_client_can_be_made_goes_on_and_tries_again_a_while_later() {
+    let outbox = FakeOutbox::new(1..2, RangeSet::new());
+    let [first, second] = [(); 2].map(|()| Arc::new(SlowTransport::default()));
+    let mut relay = relay_of(&outbox, Arc::clone(&first) as Arc<dyn Transport>).await;
+    let (asked, client) = (Arc::new(AtomicUsize::new(0)), Arc::clone(&second));
+    let counted = Arc::clone(&asked);
+    relay.transports = Transports::without_threads(Arc::new(move |_| match counted.fetch_add(1, Ordering::SeqCst) {
+        0 => Err(Error::new(ErrorKind::InvalidConfig, "told to fail")),
+        _ => Ok(Arc::clone(&client) as Arc<dyn Transport>),
+    }));
+    run(relay, async || {
+        let fail = async || {
+            until(|| !first.held.lock().unwrap().is_empty()).await;
+            let failed = Error::new(ErrorKind::ClientFailed, "told to fail");
+            first.held.lock().unwrap().pop().unwrap().call(Err(failed));
+            until(|| !first.held.lock().unwrap().is_empty() || second.len() > 0).await;
+        };
+        fail().await;
+        fail().await;
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "a record that fails at once asks for none");
+        tokio::time::sleep(RETRY_AFTER).await;
+        fail().await;
+        second.deliver_all();
+        until(|| outbox.settled.lock().unwrap().contains(&1)).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn rows_behind_a_hole_that_a_page_could_not_show_whole_do_not_overtake_the_rest_of_it() {
     // More rows below the settled ones than a page has room for, and some above them.
     let left = 3 * i64::try_from(PAGE_ROWS).unwrap();

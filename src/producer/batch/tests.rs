@@ -131,3 +131,13 @@ async fn an_emit_that_counts_the_lanes_and_is_left_alone_holds_nobody_up_for_eve
     outbox.may_answer.notify_one();
     left_alone.await.unwrap();
 }
+
+/// Else its next event would be given up after a second, though the client that it is with is well.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_what_a_client_that_was_given_up_says_of_a_chain_of_which_it_had_nothing() {
+    let producer = producer(&Arc::new(Relaid::default()), &Arc::new(MemoryTransport::default())).await;
+    let mut batch = Batch::new(&producer.0, Vec::new());
+    let chain = batch.chain_of(&"key".into());
+    batch.give_up_client(chain);
+    assert!(batch.given_up.is_empty());
+}
