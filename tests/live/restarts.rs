@@ -72,7 +72,9 @@ async fn a_crash_of_one_of_its_processes_is_another_life_of_the_database() {
     };
     let before = life().await.unwrap();
     assert_eq!(life().await, Some(before));
-    let process: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&world.pool()).await.unwrap();
+    // Held, or the process would end by itself before it can be killed.
+    let mut connection = world.pool().acquire().await.unwrap();
+    let process: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut *connection).await.unwrap();
     let killed = std::process::Command::new("kill").args(["-9", &process.to_string()]).status().unwrap();
     assert!(killed.success());
     eventually("it is there again, and another one", async || (life().await? != before).then_some(())).await;
