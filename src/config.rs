@@ -23,6 +23,8 @@ use security::Security;
 /// Nothing is waited for longer than this, whatever is set.
 pub(crate) const LONGEST_TIMEOUT: Duration = Duration::from_secs(3_600);
 
+const MIB: u32 = 1_024 * 1_024;
+
 /// The settings of a service. `.env.reference` lists the variables with their defaults.
 ///
 /// # Examples
@@ -176,11 +178,7 @@ impl Config {
             delivery_timeout: vars.seconds("STREAMING_RECORD_DELIVERY_TIMEOUT_S", 30, 1..=3_600),
             direct_timeout: vars.millis("STREAMING_DIRECT_TIMEOUT_MS", 2_000, 10..=3_600_000),
             emit_timeout: vars.millis("STREAMING_EMIT_TIMEOUT_MS", 30_000, 10..=3_600_000),
-            max_in_flight_bytes: vars.number(
-                "STREAMING_MAX_IN_FLIGHT_BYTES",
-                64 * 1_024 * 1_024,
-                1_024 * 1_024..=u32::MAX,
-            ),
+            max_in_flight_bytes: vars.number("STREAMING_MAX_IN_FLIGHT_BYTES", 64 * MIB, MIB..=u32::MAX),
             close_timeout: vars.seconds("STREAMING_CLOSE_TIMEOUT_S", 30, 1..=3_600),
             breaker: vars.breaker(),
             tenant_rate_limit: vars.read(
@@ -305,10 +303,10 @@ impl Config {
     }
 
     /// Sets how many bytes the events of all emits that are running may take in memory. An emit for which there is no room
-    /// waits its turn, up to the direct timeout. Defaults to 64 MiB.
+    /// waits its turn, up to the direct timeout. 64 MiB by default, 1 MiB at least.
     #[must_use]
     pub fn with_max_in_flight_bytes(mut self, bytes: u32) -> Self {
-        self.max_in_flight_bytes = bytes;
+        self.max_in_flight_bytes = bytes.max(MIB);
         self
     }
 
@@ -454,7 +452,8 @@ impl Vars {
         ClientSettings {
             brokers: self.brokers(),
             client_id: self.read("STREAMING_CLIENT_ID", "tidings".into(), "a name", |text| Some(text.into())),
-            linger: self.millis("STREAMING_BATCH_LINGER_MS", 0, 0..=10_000),
+            // Longer ones are taken for the silence of a broker that is gone.
+            linger: self.millis("STREAMING_BATCH_LINGER_MS", 0, 0..=500),
             batch_max_bytes: self.number("STREAMING_BATCH_MAX_BYTES", 1_048_576, 1_024..=100_000_000),
             max_buffered_records: self.number("STREAMING_MAX_BUFFERED_RECORDS", 10_000, 1..=10_000_000),
             compression: self.read(

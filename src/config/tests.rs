@@ -226,6 +226,12 @@ fn what_has_no_effect_is_told_and_nothing_else() {
 }
 
 #[test]
+fn no_setting_in_code_is_below_what_its_variable_may_be() {
+    let config = Config::new("//shop/orders", ["localhost:9092"]).unwrap().with_max_in_flight_bytes(0);
+    assert_eq!(config.max_in_flight_bytes, 1_024 * 1_024);
+}
+
+#[test]
 fn zero_is_the_default_of_the_breakers_settings() {
     let zeros =
         [("STREAMING_CB_FAILURE_RATIO", "0"), ("STREAMING_CB_MIN_REQUESTS", "0"), ("STREAMING_CB_TIMEOUT_S", "0")];

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions, PgRow};
-use sqlx::{Executor as _, PgConnection, PgExecutor, PgPool, Row as _};
+use sqlx::{Connection as _, Executor as _, PgConnection, PgExecutor, PgPool, Row as _};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -26,7 +26,7 @@ mod connections;
 pub(crate) mod rows;
 pub(crate) mod sql;
 
-use connections::{Connections, STATEMENT_TIMEOUT, alive, fetch, fetch_within, run, transact, was_cut_off, within};
+use connections::{Connections, STATEMENT_TIMEOUT, fetch, fetch_within, run, run_again, transact, was_cut_off};
 use rows::{append, count_of, lane_number, lane_numbers, leases, page, parked, settle, stored_row};
 use sql::{APPEND, APPEND_NEW, FIND, HEADS, HELD, LAG, LANES, LEASE, PAGE, PARKED, RELEASE, SETTLE, WRITERS};
 
@@ -105,6 +105,10 @@ impl PostgresOutbox {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidConfig`] if the URL can't be read.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime, as do the other ways to make one: sqlx looks after its pools in tasks.
     pub fn connect(url: &str) -> Result<Self> {
         // The text of sqlx's error may quote the URL, which may have a password: it is left out.
         let options = url.parse().map_err(|_| {
@@ -223,6 +227,11 @@ impl PostgresOutbox {
         }
     }
 
+    /// Whether the rows take two statements, of which the second may fail after the first has stored some of them.
+    fn appends_in_two(&self, rows: &[Row]) -> bool {
+        rows.len() > 1 && self.knows_ids.load(Ordering::Relaxed)
+    }
+
     /// Appends, and finds the rows that were there already, if there can be any.
     async fn append_to(
         &self,
@@ -299,16 +308,20 @@ impl Outbox for PostgresOutbox {
 
     fn append<'a>(&'a self, lanes: Lanes, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         Box::pin(async move {
-            let append = async |connection: &mut PgConnection| self.append_to(connection, lanes, rows).await;
+            let append = async |connection: &mut PgConnection| {
+                if self.writer.leads_to_pooler || !self.appends_in_two(rows) {
+                    return self.append_to(connection, lanes, rows).await;
+                }
+                let mut tx = connection.begin().await?;
+                let appended = self.append_to(&mut tx, lanes, rows).await?;
+                tx.commit().await?;
+                Ok(appended)
+            };
             const DOING: &str = "appending to the log";
             match run(&self.writer, append).await {
                 Err(error) if was_cut_off(&error) => {
-                    // All connections of a database that was started anew are dead, and each would fail an emit. If it was carried
-                    // out after all, there are two rows with one event id, the second a duplicate like any other.
-                    let again = async {
-                        within(STATEMENT_TIMEOUT, &self.writer, alive(&self.writer.pool).await?, append).await
-                    };
-                    again.await.map_err(failed_again(DOING, error))
+                    // If it was carried out after all, there are two rows with one event id, the second a duplicate like any other.
+                    run_again(&self.writer, append).await.map_err(failed_again(DOING, error))
                 }
                 appended => appended.map_err(failed(DOING)),
             }
@@ -324,7 +337,8 @@ impl Outbox for PostgresOutbox {
                 return Err(Error::new(ErrorKind::UnsupportedTransaction, message));
             };
             let appended = self.append_to(connection, lanes, rows).await;
-            appended.map_err(failed_in(is_open, "appending to the log"))
+            let in_two = !is_open && self.appends_in_two(rows);
+            appended.map_err(|error| failed_in(is_open, "appending to the log")(error).or_ambiguous(in_two))
         })
     }
 
@@ -337,7 +351,14 @@ impl Outbox for PostgresOutbox {
                     Lanes::from_layout(row.try_get("layout")?).map_err(|error| sqlx::Error::Decode(error.into()))?;
                 Ok(Head { last, floor, highest_settled, life, lanes })
             };
-            let rows = fetch(&self.writer, sqlx::query(&self.schema.sql(HEADS))).await;
+            let (sql, persistent) = (self.schema.sql(HEADS), !self.writer.leads_to_pooler);
+            let look = async |connection: &mut PgConnection| {
+                sqlx::query(&sql).persistent(persistent).fetch_all(connection).await
+            };
+            let rows = match run(&self.writer, look).await {
+                Err(error) if was_cut_off(&error) => run_again(&self.writer, look).await,
+                rows => rows,
+            };
             rows.and_then(|rows| rows.into_iter().map(head).collect()).map_err(failed("reading the lanes"))
         })
     }

@@ -243,8 +243,9 @@ impl KafkaTransport {
 }
 
 impl KafkaTransport {
+    /// Without waiting for the client's threads, which may be in the middle of looking up a name.
     fn purge(&self) {
-        self.producer.purge(PurgeConfig::default().queue().inflight());
+        self.producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
     }
 }
 

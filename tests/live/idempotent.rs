@@ -77,6 +77,38 @@ async fn with_the_index_another_event_of_the_same_id_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_the_index_a_batch_that_is_refused_for_one_of_its_ids_stores_nothing_or_is_ambiguous() {
+    let world = world!();
+    let pool = world.pool();
+    sqlx::query(INDEX).execute(&pool).await.unwrap();
+    let producer = world.producer().await;
+    let event = Sequence::of("tenant-1").next();
+    emit_in(&producer, &pool, event.request()).await;
+    let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
+    let stranger = stranger_to("tenant-1", LANES);
+    let same_id = EmitRequest::new(EVENT).tenant(stranger.clone()).id(event.id.parse().unwrap()).payload("{}");
+    let mut strangers = Sequence::of(stranger);
+    let mut batch = || {
+        let requests = strangers.take(2).iter().map(|event| event.request().policy(always)).collect::<Vec<_>>();
+        [requests, vec![same_id.clone().policy(always)]].concat()
+    };
+    // The first is on its way when the others arrive, which are stored together then.
+    let [first, others @ ..] = &producer.emit_batch(batch()).await[..] else { panic!("there is no answer") };
+    assert!(first.is_ok(), "{first:?}");
+    assert_eq!(others.len(), 2);
+    for refused in others {
+        let error = refused.as_ref().unwrap_err();
+        assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::StorageRejected, false), "{error:?}");
+    }
+    assert_eq!(logged(&pool).await, 2);
+    // In no transaction, what it has stored stays.
+    let mut connection = pool.acquire().await.unwrap();
+    let error = producer.emit_all_in(&mut connection, batch()).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::StorageRejected, true), "{error:?}");
+    assert_eq!(logged(&pool).await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_index_an_event_that_is_emitted_again_has_the_same_id() {
     let world = world!();
     let (pool, producer) = (world.pool(), world.producer().await);

@@ -82,9 +82,18 @@ pub(super) async fn run<T>(
     within(STATEMENT_TIMEOUT, from, Lent::of(&from.pool).await?, work).await
 }
 
+/// The same once more, after a connection that turned out to be dead: all those of a database that was started anew are, and
+/// each would fail somebody.
+pub(super) async fn run_again<T>(
+    from: &Connections,
+    work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+) -> sqlx::Result<T> {
+    within(STATEMENT_TIMEOUT, from, alive(&from.pool).await?, work).await
+}
+
 /// The same on this connection, for so long at most. One that does not answer is not used again, nor one that leads to a standby:
 /// the next may lead to where the primary is by now.
-pub(super) async fn within<T>(
+async fn within<T>(
     limit: Duration,
     from: &Connections,
     mut lent: Lent,
@@ -97,7 +106,7 @@ pub(super) async fn within<T>(
 
 /// A connection that is closed rather than given back, unless it is found to be usable: whoever waits for its answer may be dropped.
 /// The pool would wait for that answer itself, for however long, and meanwhile nobody else had a connection in its place.
-pub(super) struct Lent {
+struct Lent {
     connection: PoolConnection<Postgres>,
     is_usable: bool,
 }
@@ -139,7 +148,7 @@ fn only_reads(error: &sqlx::Error) -> bool {
 }
 
 /// A connection that answers. Dead ones are thrown away.
-pub(super) async fn alive(pool: &PgPool) -> sqlx::Result<Lent> {
+async fn alive(pool: &PgPool) -> sqlx::Result<Lent> {
     let look = async {
         loop {
             let mut lent = Lent::of(pool).await?;
