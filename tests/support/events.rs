@@ -67,7 +67,7 @@ impl From<&ReadBack> for Seen {
     }
 }
 
-/// What was accepted, in order, and what is doubtful.
+/// What was accepted, in order, what is doubtful, and what was refused.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger(Mutex<Entries>);
 
@@ -75,6 +75,7 @@ pub(crate) struct Ledger(Mutex<Entries>);
 struct Entries {
     accepted: Vec<Numbered>,
     doubtful: Vec<Numbered>,
+    refused: Vec<Numbered>,
 }
 
 impl Ledger {
@@ -102,7 +103,8 @@ impl Ledger {
                 assert_eq!(receipt.event_id.to_string(), event.id);
                 self.accept(event);
             }
-            Err(_) => self.doubt(event),
+            Err(error) if error.is_ambiguous() => self.doubt(event),
+            Err(_) => self.lock().refused.push(event),
         }
     }
 
@@ -122,7 +124,7 @@ impl Ledger {
     pub(crate) fn check(&self, records: &[ReadBack]) -> Verdict {
         let seen = records.iter().map(Seen::from).collect();
         let entries = self.lock();
-        checker::check(&entries.accepted, &entries.doubtful, seen)
+        checker::check(&entries.accepted, &entries.doubtful, &entries.refused, seen)
     }
 
     /// Emits an event and enters what it has come to.
