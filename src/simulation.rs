@@ -163,6 +163,7 @@ fn shrink(mut plan: Plan) -> Plan {
 /// Of many runs.
 #[derive(Debug, Default)]
 struct Summary {
+    runs: u64,
     failed: BTreeSet<u64>,
     reached: BTreeMap<Situation, u64>,
 }
@@ -178,6 +179,7 @@ fn run_all(seeds: std::ops::Range<u64>, threads: usize) -> Summary {
                 return summary;
             }
             let outcome = run(Plan::new(seed), false);
+            summary.runs += 1;
             // In how many runs, not how often.
             for situation in outcome.reached.into_keys() {
                 *summary.reached.entry(situation).or_default() += 1;
@@ -194,6 +196,7 @@ fn run_all(seeds: std::ops::Range<u64>, threads: usize) -> Summary {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         for worker in workers {
             let summary = worker.join().unwrap();
+            all.runs += summary.runs;
             all.failed.extend(summary.failed);
             for (situation, count) in summary.reached {
                 *all.reached.entry(situation).or_default() += count;

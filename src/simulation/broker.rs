@@ -214,7 +214,7 @@ impl Inner {
                 }
                 (Role::Direct, Ok(_)) => event.direct = Direct::Acknowledged,
                 (Role::Direct, Err(error)) if error.is_ambiguous() => event.direct = Direct::Ambiguous,
-                (Role::Direct, Err(_)) => {}
+                (Role::Direct, Err(_)) => event.turned_down |= refused,
                 (Role::Relay, _) => event.refused += u32::from(refused),
             }
             if let Some(time) = held.time {

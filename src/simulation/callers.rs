@@ -20,6 +20,9 @@ use crate::{EmitRequest, Emitter as _, OutboxMode, Outcome, PolicyOverride, Prod
 /// An emit may take this much longer than it was given.
 const SLACK: Duration = Duration::from_millis(1_500);
 
+/// How long an emit waits for the database to say what others have stored.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// How long an emit may take that says nothing of it.
 const EMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -95,6 +98,7 @@ impl Caller {
             commands: Vec::new(),
             under_way: 0,
             refused: 0,
+            turned_down: false,
             storing: false,
         });
         let event = ledger.events.len() as u64 - 1;
@@ -181,6 +185,19 @@ impl Caller {
         }
     }
 
+    /// Whatever the brokers do, an emit that is accepted has waited for them no longer than it may, and for the database.
+    fn check_latency(&self, event: u64, began: Duration, way: Way) {
+        let (now, plan) = (self.world.elapsed(), &self.world.plan);
+        let waits = if way == Way::Always { Duration::ZERO } else { plan.direct_timeout };
+        let is_disturbed = plan.disturbs_look_up(began, now) || self.world.has_slept(self.process.place);
+        if now - began > waits + LOOK_UP_TIMEOUT + SLACK && !is_disturbed {
+            self.world.violate(format!(
+                "too late: e{event} was accepted after {:?}, with a database that was well",
+                now - began
+            ));
+        }
+    }
+
     async fn emit(&mut self) {
         let (way, key) = (self.any_way(), self.any_key());
         let event = self.event(way, key, None);
@@ -192,7 +209,7 @@ impl Caller {
             let was_unsettled = self.is_lane_unsettled(key);
             self.world.ledger().event(event).emitted_again();
             let request = self.request(event).timeout(limit);
-            let began = Instant::now();
+            let (began, began_at) = (Instant::now(), self.world.elapsed());
             let result = if drops && attempt == 0 {
                 match timeout(patience, self.producer.emit(request)).await {
                     Ok(result) => result,
@@ -207,6 +224,7 @@ impl Caller {
             self.check_time(event, began, limit);
             self.heard(event, &result);
             let Err(error) = result else {
+                self.check_latency(event, began_at, way);
                 if way == Way::Never && was_unsettled {
                     self.world.reach(Situation::NeverWaited);
                 }

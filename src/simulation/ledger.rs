@@ -67,6 +67,8 @@ pub(super) struct Event {
     pub(super) commands: Vec<Command>,
     /// How often a relay's record was refused.
     pub(super) refused: u32,
+    /// Whether its direct record was refused.
+    pub(super) turned_down: bool,
     /// Whether a record of a relay may have been on its way when it was delivered or left out: a relay that has lost the lane, and sleeps,
     /// can't be kept from sending what it has submitted.
     pub(super) settled_under_way: bool,
@@ -193,14 +195,14 @@ pub(super) fn judge(Ledger { events, overtaken, .. }: &Ledger, log: &[Arrived], 
     let mut verdict = Verdict::default();
     let mut first: BTreeMap<u64, usize> = BTreeMap::new();
     let mut copies: BTreeMap<u64, usize> = BTreeMap::new();
-    let mut buried = BTreeSet::new();
+    let mut buried: BTreeMap<u64, usize> = BTreeMap::new();
     for (position, arrived) in log.iter().enumerate() {
         let Some(event) = arrived.event.filter(|event| *event < events.len() as u64) else {
             verdict.violations.push(format!("a record arrived that nobody emitted: {arrived:?}"));
             continue;
         };
         if arrived.is_dead_letter {
-            buried.insert(event);
+            *buried.entry(event).or_default() += 1;
             continue;
         }
         first.entry(event).or_insert(position);
@@ -210,8 +212,9 @@ pub(super) fn judge(Ledger { events, overtaken, .. }: &Ledger, log: &[Arrived], 
         let count = copies.get(&number).copied().unwrap_or(0);
         let given_up = event.refused >= ATTEMPTS;
         let wanted = |command| event.commands.contains(&command);
-        let is_buried =
-            (event.definition == BURIED && given_up || wanted(Command::DeadLetter)) && buried.contains(&number);
+        let letters = buried.get(&number).copied().unwrap_or(0);
+        let may_be_buried = event.definition == BURIED && given_up || wanted(Command::DeadLetter);
+        let is_buried = may_be_buried && letters > 0;
         let is_skipped = event.definition == SKIPPED && given_up || wanted(Command::Skip);
         if count == 0 && event.must_arrive() && !is_buried && !is_skipped {
             verdict.missing.push(number);
@@ -223,6 +226,13 @@ pub(super) fn judge(Ledger { events, overtaken, .. }: &Ledger, log: &[Arrived], 
                 "its emit has failed unambiguously"
             };
             verdict.violations.push(format!("invented: e{number} is on the topic, and {why}"));
+        }
+        // One that was turned down may be accepted when it is emitted again.
+        if letters > 0 && !(may_be_buried && event.may_arrive() || event.turned_down) {
+            verdict.violations.push(format!("invented: e{number} is a dead letter, and nothing was to make it one"));
+        }
+        if letters > 1 + event.licences.len() + event.commands.len() {
+            verdict.violations.push(format!("repeated: e{number} is a dead letter {letters} times"));
         }
         if count > 1 {
             verdict.situations.insert(Situation::Duplicate);

@@ -29,7 +29,7 @@ use crate::tx::{Inner, Tx};
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// So long a statement waits for others that write.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A transaction that is open for longer is rolled back.
 const LONGEST_TRANSACTION: Duration = Duration::from_secs(15);
