@@ -25,6 +25,10 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// So much later than it was first seen an event may still be in flight: until a relay has written down that it is not.
 const WRITTEN_DOWN_MS: i64 = 1_000;
 
+/// What was sent once more because of a fault may be so again, by whom that fault held up: a relay that slept, and the one that took over
+/// from it.
+const DUPLICATES_OF_A_FAULT: usize = 2;
+
 /// A record of a topic.
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -47,10 +51,27 @@ pub(crate) struct Report {
     pub(crate) invented: usize,
     pub(crate) inverted: usize,
     pub(crate) duplicated: usize,
-    pub(crate) duplicates_bound: usize,
+    /// The most records of one event.
+    pub(crate) most_copies: usize,
     pub(crate) longest_wait: Option<Wait>,
     /// What is wrong, a line each.
     pub(crate) faults: String,
+}
+
+/// The records of one event.
+#[derive(Debug, Clone, Copy)]
+struct Copies {
+    count: usize,
+    first_ms: i64,
+    last_ms: i64,
+}
+
+impl Copies {
+    fn see(&mut self, at_ms: i64) {
+        self.count += 1;
+        self.first_ms = self.first_ms.min(at_ms);
+        self.last_ms = self.last_ms.max(at_ms);
+    }
 }
 
 /// How long an event took from its order until it was seen for the first time; the longer, the greater.
@@ -114,15 +135,15 @@ pub(crate) async fn check(
     }
     let accepted = count(&entries);
     let mut report = Report { accepted, known_later: accepted - answered, ..Report::default() };
-    let mut first_seen = HashMap::new();
+    let mut copies: HashMap<String, Copies> = HashMap::new();
     for kind in Kind::ALL {
         let (topic, brokers) = (kind.topic(), brokers.to_owned());
         let read = topic.clone();
         let records = tokio::task::spawn_blocking(move || read_topic(&brokers, &read)).await??;
         for record in &records {
             verifiers.iter_mut().for_each(|verifier| verifier.see(&topic, record.partition, &record.id));
-            let first = first_seen.entry(record.id.clone()).or_insert(record.at_ms);
-            *first = (*first).min(record.at_ms);
+            let none = Copies { count: 0, first_ms: record.at_ms, last_ms: record.at_ms };
+            copies.entry(record.id.clone()).or_insert(none).see(record.at_ms);
         }
         let seen = |record: &Record| Seen::new(record.partition, record.offset, record.key.clone(), record.id.clone());
         let history = entries.histories.remove(&kind).unwrap_or_default();
@@ -142,10 +163,10 @@ pub(crate) async fn check(
         if !by_lock.is_kept() {
             report.faults += &format!("{topic}, in the order of the transactions: {by_lock}");
         }
-        let waits = first_seen.iter().filter(|(id, _)| history.is_accepted(id));
-        let wait = |(id, at_ms): (&String, &i64)| {
+        let waits = copies.iter().filter(|(id, _)| history.is_accepted(id));
+        let wait = |(id, copies): (&String, &Copies)| {
             let began_ms = entries.emits.get(id)?.began_ms;
-            Some(Wait { lasted_ms: at_ms - began_ms, began_ms, id: id.clone() })
+            Some(Wait { lasted_ms: copies.first_ms - began_ms, began_ms, id: id.clone() })
         };
         let waits = waits.filter_map(wait);
         report.longest_wait = waits.max().max(report.longest_wait.take());
@@ -157,7 +178,8 @@ pub(crate) async fn check(
             report.lost = report.lost.max(usize::try_from(lost.count).unwrap_or(usize::MAX));
         }
     }
-    report.duplicates_bound = in_flight(&entries, &first_seen, incidents);
+    report.most_copies = copies.values().map(|copies| copies.count).max().unwrap_or(0);
+    report.faults += &repeated(&entries, &copies, incidents);
     Ok(report)
 }
 
@@ -198,14 +220,19 @@ async fn settle_what_is_known(
     Ok(in_order)
 }
 
-/// How many duplicates there may be: for each fault those events that were in flight while it lasted. In flight is an event from its
-/// order until a relay has written down that it was delivered.
-fn in_flight(entries: &Entries, first_seen: &HashMap<String, i64>, incidents: &[Incident]) -> usize {
-    let lives = || {
-        entries.emits.iter().filter_map(|(id, emitted)| Some((emitted.began_ms, first_seen.get(id)? + WRITTEN_DOWN_MS)))
-    };
-    let during = |incident: &Incident| lives().filter(|(began, ended)| incident.overlaps(*began, *ended)).count();
-    incidents.iter().map(during).sum()
+/// Events that are there again for no reason: a fault costs an event in flight a duplicate or two, and no other. In flight is one from
+/// its order until a relay has written down that it was delivered.
+fn repeated(entries: &Entries, copies: &HashMap<String, Copies>, incidents: &[Incident]) -> String {
+    let mut lines = String::new();
+    for (id, Copies { count, last_ms, .. }) in copies.iter().filter(|(_, copies)| copies.count > 1) {
+        let Some(emitted) = entries.emits.get(id) else { continue };
+        let life = |incident: &&Incident| incident.overlaps(emitted.began_ms, last_ms + WRITTEN_DOWN_MS);
+        let faults = incidents.iter().filter(life).count();
+        if *count > 1 + DUPLICATES_OF_A_FAULT * faults {
+            lines += &format!("{id} is there {count} times, with {faults} faults in its life\n");
+        }
+    }
+    lines
 }
 
 /// Reads a topic from its beginning to its present end.
