@@ -452,8 +452,8 @@ impl Vars {
         ClientSettings {
             brokers: self.brokers(),
             client_id: self.read("STREAMING_CLIENT_ID", "tidings".into(), "a name", |text| Some(text.into())),
-            // Longer ones are taken for the silence of a broker that is gone.
-            linger: self.millis("STREAMING_BATCH_LINGER_MS", 0, 0..=500),
+            // Longer ones could be taken for the silence of a broker that is gone.
+            linger: self.millis("STREAMING_BATCH_LINGER_MS", 0, 0..=250),
             batch_max_bytes: self.number("STREAMING_BATCH_MAX_BYTES", 1_048_576, 1_024..=100_000_000),
             max_buffered_records: self.number("STREAMING_MAX_BUFFERED_RECORDS", 10_000, 1..=10_000_000),
             compression: self.read(

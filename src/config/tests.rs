@@ -226,7 +226,7 @@ fn what_has_no_effect_is_told_and_nothing_else() {
 }
 
 #[test]
-fn no_setting_in_code_is_below_what_its_variable_may_be() {
+fn emits_have_some_room_whatever_is_set_in_code() {
     let config = Config::new("//shop/orders", ["localhost:9092"]).unwrap().with_max_in_flight_bytes(0);
     assert_eq!(config.max_in_flight_bytes, 1_024 * 1_024);
 }

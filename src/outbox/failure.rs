@@ -118,7 +118,11 @@ const SQLITE_CODES: &[(u16, ErrorKind, bool, &str)] = &[
 
 fn sqlite(code: u16, message: &str) -> (ErrorKind, bool) {
     // SQLITE_ERROR is for all faults of a statement; this one alone has a meaning of its own.
-    if code == 1 && (message.starts_with("no such table") || message.starts_with("no such column")) {
+    let is_schema = |message: &str| {
+        let missing = ["no such table", "no such column"].iter().any(|missing| message.starts_with(missing));
+        missing || message.contains("has no column named")
+    };
+    if code == 1 && is_schema(message) {
         return (ErrorKind::Schema, false);
     }
     let found = SQLITE_CODES.iter().find(|(known, ..)| *known == code || *known == code & 0xff);
@@ -155,6 +159,7 @@ mod tests {
         assert_eq!(sqlite(266, "disk I/O error"), (ErrorKind::Storage, true));
         assert_eq!(sqlite(2067, "UNIQUE constraint failed"), (ErrorKind::StorageRejected, false));
         assert_eq!(sqlite(1, "no such table: tidings_lane"), (ErrorKind::Schema, false));
+        assert_eq!(sqlite(1, "table tidings_outbox has no column named topic"), (ErrorKind::Schema, false));
     }
 
     #[test]

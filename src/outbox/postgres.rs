@@ -26,7 +26,7 @@ mod connections;
 pub(crate) mod rows;
 pub(crate) mod sql;
 
-use connections::{Connections, STATEMENT_TIMEOUT, fetch, fetch_within, run, run_again, transact, was_cut_off};
+use connections::{BEGIN, Connections, STATEMENT_TIMEOUT, fetch, fetch_within, run, run_again, transact, was_cut_off};
 use rows::{append, count_of, lane_number, lane_numbers, leases, page, parked, settle, stored_row};
 use sql::{APPEND, APPEND_NEW, FIND, HEADS, HELD, LAG, LANES, LEASE, PAGE, PARKED, RELEASE, SETTLE, WRITERS};
 
@@ -73,8 +73,9 @@ const HOLE_TIMEOUT: Duration = Duration::from_micros(200);
 /// One reads pages, one writes progress and leases.
 const READER_CONNECTIONS: u32 = 2;
 
-/// An append that finds no connection in this time fails, rather than hold up its caller.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// An append that finds no connection in this time fails, rather than hold up its caller; and does so before its caller gives it up, who
+/// could not tell whether it was carried out.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What is given up here waits on there: so long for a lock, and not for ever, while others do the same. Unless somebody has set
 /// another time.
@@ -94,8 +95,8 @@ pub(crate) const READER_SETTINGS: [(&str, &str); 5] = [
 const READER_ISOLATION: (&str, &str) = ("default_transaction_isolation", "read\\ committed");
 
 /// The same, where a session is had for one transaction only.
-const READER_SETTINGS_OF_TRANSACTION: &str = "
-    set transaction isolation level read committed;
+const BEGIN_OF_READER: &str = "
+    begin isolation level read committed;
     set local idle_in_transaction_session_timeout = '10s'; set local lock_timeout = '5s';
     set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; set local jit = off";
 
@@ -147,14 +148,14 @@ impl PostgresOutbox {
                 Box::pin(async move { connection.execute(LOCK_TIMEOUT).await.map(drop) })
             })
         };
-        let connections = |pool, settings| Connections { pool, leads_to_pooler, settings };
+        let connections = |pool, begin| Connections { pool, leads_to_pooler, begin };
         Self {
             listener: pool(1).connect_lazy_with(options.clone()),
             listening: Arc::default(),
             retention: RETENTION,
             // The ping before each use would double the round trips of an append; a broken connection shows soon enough.
-            writer: connections(pool(WRITER_CONNECTIONS).test_before_acquire(false).connect_lazy_with(options), ""),
-            reader: connections(pool(READER_CONNECTIONS).connect_lazy_with(reader), READER_SETTINGS_OF_TRANSACTION),
+            writer: connections(pool(WRITER_CONNECTIONS).test_before_acquire(false).connect_lazy_with(options), BEGIN),
+            reader: connections(pool(READER_CONNECTIONS).connect_lazy_with(reader), BEGIN_OF_READER),
             schema: Schema::DEFAULT,
             knows_ids: Arc::default(),
         }
@@ -227,20 +228,16 @@ impl PostgresOutbox {
         }
     }
 
-    /// Whether the rows take two statements, of which the second may fail after the first has stored some of them.
-    fn appends_in_two(&self, rows: &[Row]) -> bool {
-        rows.len() > 1 && self.knows_ids.load(Ordering::Relaxed)
-    }
-
     /// Appends, and finds the rows that were there already, if there can be any.
     async fn append_to(
         &self,
         connection: &mut PgConnection,
         lanes: Lanes,
         rows: &[Row],
+        knows_ids: bool,
     ) -> sqlx::Result<Vec<Appended>> {
         let persistent = !self.writer.leads_to_pooler;
-        if !self.knows_ids.load(Ordering::Relaxed) {
+        if !knows_ids {
             let appended =
                 append(&self.schema.sql(APPEND), lanes, rows).persistent(persistent).fetch_all(connection).await?;
             return appended.iter().map(|row| Ok(Appended::new(row.try_get(0)?, row.try_get(1)?))).collect();
@@ -270,6 +267,11 @@ impl PostgresOutbox {
         };
         numbers.into_iter().map(appended).collect()
     }
+}
+
+/// Whether the rows take two statements, of which the second may fail after the first has stored some of them.
+fn is_in_two(rows: &[Row], knows_ids: bool) -> bool {
+    knows_ids && rows.len() > 1
 }
 
 #[cfg(feature = "admin")]
@@ -308,12 +310,13 @@ impl Outbox for PostgresOutbox {
 
     fn append<'a>(&'a self, lanes: Lanes, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         Box::pin(async move {
+            let knows_ids = self.knows_ids.load(Ordering::Relaxed);
             let append = async |connection: &mut PgConnection| {
-                if self.writer.leads_to_pooler || !self.appends_in_two(rows) {
-                    return self.append_to(connection, lanes, rows).await;
+                if self.writer.leads_to_pooler || !is_in_two(rows, knows_ids) {
+                    return self.append_to(connection, lanes, rows, knows_ids).await;
                 }
-                let mut tx = connection.begin().await?;
-                let appended = self.append_to(&mut tx, lanes, rows).await?;
+                let mut tx = connection.begin_with(BEGIN).await?;
+                let appended = self.append_to(&mut tx, lanes, rows, knows_ids).await?;
                 tx.commit().await?;
                 Ok(appended)
             };
@@ -336,9 +339,10 @@ impl Outbox for PostgresOutbox {
                     format!("this outbox needs a transaction of its PostgreSQL database, and was given {other}");
                 return Err(Error::new(ErrorKind::UnsupportedTransaction, message));
             };
-            let appended = self.append_to(connection, lanes, rows).await;
-            let in_two = !is_open && self.appends_in_two(rows);
-            appended.map_err(|error| failed_in(is_open, "appending to the log")(error).or_ambiguous(in_two))
+            let knows_ids = self.knows_ids.load(Ordering::Relaxed);
+            let appended = self.append_to(connection, lanes, rows, knows_ids).await;
+            let stays_in_part = !is_open && is_in_two(rows, knows_ids);
+            appended.map_err(|error| failed_in(is_open, "appending to the log")(error).or_ambiguous(stays_in_part))
         })
     }
 

@@ -22,7 +22,7 @@ use crate::tx::{Inner, Tx};
 /// The outbox in tables `tidings_…` of a SQLite file, for services of one host.
 ///
 /// SQLite has one writer at a time. An emit that needs the outbox waits for a transaction that is open elsewhere, for
-/// five seconds at most. In a transaction use `emit_in`: an `emit` there would wait for its own transaction.
+/// four seconds at most. In a transaction use `emit_in`: an `emit` there would wait for its own transaction.
 ///
 /// It has 32 lanes, and their number can't be changed: all who write take turns, so more would be of no use.
 ///
@@ -41,8 +41,9 @@ pub struct SqliteOutbox {
     retention: Duration,
 }
 
-/// How long a statement waits for the other writer.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a statement waits for the other writer. An emit that waits in vain fails before it is given up, when nobody could tell whether it
+/// was carried out.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// One writes at a time; the others are for reading beside it.
 const CONNECTIONS: u32 = 4;

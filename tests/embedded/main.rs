@@ -36,6 +36,7 @@ mod refused_produce;
 mod relay;
 mod restart;
 mod scripted;
+mod sick_file;
 mod tenants;
 mod transactional;
 mod world;

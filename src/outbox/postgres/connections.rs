@@ -10,16 +10,19 @@ use sqlx::{Connection as _, Executor as _, PgConnection, PgPool, Postgres};
 /// A statement that takes longer has lost its connection: each takes some milliseconds.
 pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Whoever has vanished in the middle of a transaction must not keep the locks that others wait for.
+/// Whoever has vanished in the middle of a transaction must not keep the locks, and the numbers, that others wait for.
 const NOT_FOR_EVER: &str = "set local idle_in_transaction_session_timeout = '10s'";
+
+/// Begins a transaction, for which the same holds.
+pub(super) const BEGIN: &str = "begin; set local idle_in_transaction_session_timeout = '10s'";
 
 #[derive(Debug, Clone)]
 pub(super) struct Connections {
     pub(super) pool: PgPool,
     /// Whether each transaction may have another session, and what is outside of one, any.
     pub(super) leads_to_pooler: bool,
-    /// What to set in each of those.
-    pub(super) settings: &'static str,
+    /// Begins each of those.
+    pub(super) begin: &'static str,
 }
 
 impl Connections {
@@ -32,10 +35,7 @@ impl Connections {
         if !self.leads_to_pooler {
             return work(connection).await;
         }
-        let mut tx = connection.begin().await?;
-        if !self.settings.is_empty() {
-            (&mut *tx).execute(self.settings).await?;
-        }
+        let mut tx = connection.begin_with(self.begin).await?;
         let done = work(&mut tx).await?;
         tx.commit().await?;
         Ok(done)
