@@ -1,11 +1,15 @@
 //! A broker that answers, and does not take what it is sent.
 
+use std::time::{Duration, Instant};
+
 use tidings::{EmitRequest, Emitter, ErrorKind, OutboxMode, PolicyOverride};
 
+use crate::java;
+use crate::private::{Private, shared_database_url};
 use crate::support::checker::Numbered;
 use crate::support::events::{Ledger, Sequence};
 use crate::support::relaying::RunningRelay;
-use crate::support::topic::alter;
+use crate::support::topic::{alter, create, delete};
 use crate::world::{World, logged, world};
 
 /// What the topic takes at most, in bytes.
@@ -117,4 +121,60 @@ async fn a_record_that_the_topic_refuses_is_not_lost_and_other_keys_go_by() {
     relay_past_a_refusal(&world, &ledger).await;
     let verdict = world.verdict(&ledger).await;
     assert!(verdict.lost.is_empty() && verdict.invented.is_empty(), "{verdict}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_throttles_a_client_holds_it_up_and_nothing_is_lost_or_reordered() {
+    /// What the broker lets through in a second, on an average of eleven.
+    const BYTES_PER_SECOND: usize = 20_000;
+    const BYTES: usize = 300_000;
+    const LETTERS: usize = 5_000;
+    fn here() {}
+    let Some(jars) = java::jars(std::any::type_name_of_val(&here)) else { return };
+    let world = world!();
+    let (client, quota) = (world.prefix.clone(), BYTES_PER_SECOND.to_string());
+    java::run(&jars, "Operator", &[&world.brokers, "quota", &client, &quota]).await;
+    let producer = world.producer_with(&[("STREAMING_CLIENT_ID", &client)]).await;
+    let (ledger, mut sequences) = (Ledger::default(), ["tenant-1", "tenant-2", "tenant-3"].map(Sequence::of));
+    let relay = RunningRelay::of(&producer);
+    let start = Instant::now();
+    for round in 0..BYTES / LETTERS / sequences.len() {
+        for sequence in &mut sequences {
+            let event = sequence.next();
+            let padding = noise(u64::try_from(round).unwrap() * 10 + event.number, LETTERS);
+            let payload = serde_json::json!({ "key": event.key, "number": event.number, "padding": padding });
+            let request = event.request().json(&payload).unwrap();
+            ledger.enter(event, &producer.emit(request).await);
+        }
+    }
+    assert_eq!(ledger.accepted_count(), BYTES / LETTERS, "each is accepted, one way or the other");
+    world.verdict(&ledger).await.assert_kept();
+    let (took, least) = (start.elapsed(), Duration::from_secs(2));
+    assert!(took > least, "the broker has not throttled: {took:?}");
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_whose_topic_is_not_there_are_errors_or_wait_until_it_is() {
+    let _services = world!();
+    let kafka = Private::kafka_without_new_topics().await;
+    let world = World::on(kafka.brokers().to_owned(), &shared_database_url()).await;
+    world.outbox().migrate().await.unwrap();
+    delete(&world.brokers, &[&world.topic]).await;
+    let producer = world.producer().await;
+    let (ledger, mut sequence) = (Ledger::default(), Sequence::of("tenant-1"));
+    let never = PolicyOverride::default().with_outbox(OutboxMode::Never);
+    let alone = Sequence::of("tenant-2").next();
+    // The client waits for half a minute: a topic that was just made is not known everywhere.
+    let refused = producer.emit(alone.request().policy(never)).await;
+    assert_eq!(refused.as_ref().unwrap_err().kind(), ErrorKind::Timeout, "{refused:?}");
+    ledger.enter(alone, &refused);
+    let relay = RunningRelay::of(&producer);
+    for _ in 0..3 {
+        ledger.emit(&producer, sequence.next()).await.unwrap();
+    }
+    create(&world.brokers, &world.topic, 6).await;
+    world.verdict(&ledger).await.assert_kept();
+    assert_eq!(ledger.accepted_count(), 3);
+    relay.stop().await;
 }

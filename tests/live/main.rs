@@ -23,6 +23,7 @@ mod history;
 mod hostile;
 mod idempotent;
 mod instances;
+mod java;
 mod journaled;
 mod lanes;
 mod log;

@@ -13,6 +13,8 @@ static TURN: Mutex<()> = Mutex::const_new(());
 
 pub(crate) struct Private {
     service: &'static str,
+    /// A variable of `scripts/services`.
+    setting: Option<(&'static str, &'static str)>,
     variables: HashMap<String, String>,
     directory: TempDir,
     _turn: MutexGuard<'static, ()>,
@@ -20,17 +22,22 @@ pub(crate) struct Private {
 
 impl Private {
     pub(crate) async fn kafka() -> Self {
-        Self::start("kafka").await
+        Self::start("kafka", None).await
+    }
+
+    /// One that does not make a topic because somebody asks for it.
+    pub(crate) async fn kafka_without_new_topics() -> Self {
+        Self::start("kafka", Some(("TIDINGS_AUTO_CREATE_TOPICS", "false"))).await
     }
 
     pub(crate) async fn postgres() -> Self {
-        Self::start("postgres").await
+        Self::start("postgres", None).await
     }
 
-    async fn start(service: &'static str) -> Self {
+    async fn start(service: &'static str, setting: Option<(&'static str, &'static str)>) -> Self {
         let turn = TURN.lock().await;
         let directory = tempfile::tempdir().unwrap();
-        let mut service = Self { service, variables: HashMap::new(), directory, _turn: turn };
+        let mut service = Self { service, setting, variables: HashMap::new(), directory, _turn: turn };
         service.bring_up().await;
         service
     }
@@ -85,7 +92,7 @@ impl Private {
 
     fn services(&self, what: &str) -> Command {
         let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/services"));
-        command.env("TIDINGS_SERVICES_DIR", self.directory.path()).args([what, self.service]);
+        command.env("TIDINGS_SERVICES_DIR", self.directory.path()).args([what, self.service]).envs(self.setting);
         command
     }
 }

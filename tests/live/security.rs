@@ -9,6 +9,7 @@ use crate::support::events::catalog;
 use crate::world::{World, wanted};
 
 mod knowing;
+mod permission;
 mod refusing;
 mod secrets;
 mod tls;

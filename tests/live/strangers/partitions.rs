@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use tidings::{Catalog, EmitRequest, Emitter, EventDefinition, Naming, Outcome, PartitionKey, Producer};
-use tokio::process::Command;
 
 use super::peer::stranger;
+use crate::java;
 use crate::support::murmur2::partition_of;
 use crate::support::topic;
 use crate::world::world;
@@ -31,11 +31,11 @@ fn vectors(count: u16) -> HashMap<String, i32> {
 
 #[tokio::test]
 async fn the_stored_vectors_are_what_kafkas_java_client_says() {
-    const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/strangers/java/Partitions.java");
     let jars = stranger!("TIDINGS_STRANGER_JAVA");
-    let output = Command::new("java").args(["-cp", &jars, PROGRAM]).kill_on_drop(true).output().await.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.stdout == VECTORS.as_bytes(), "`just vectors` writes tests/vectors/murmur2.tsv anew");
+    assert!(
+        java::run(&jars, "Partitions", &[]).await == VECTORS.as_bytes(),
+        "`just vectors` writes tests/vectors/murmur2.tsv anew"
+    );
 }
 
 #[test]

@@ -1,0 +1,51 @@
+//! Clients that are let in, and may not write to a topic.
+
+use tidings::{Emitter, ErrorKind, OutboxMode, PolicyOverride};
+
+use super::{PASSWORD, USER, secured};
+use crate::java;
+use crate::support::events::{Ledger, Sequence, is_published};
+use crate::support::relaying::RunningRelay;
+use crate::support::waiting::eventually;
+
+/// More than enough failures to open a breaker that counts them.
+const EMITS: usize = 12;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_not_write_to_a_topic_hears_so_and_what_is_stored_arrives_once_they_may() {
+    fn here() {}
+    let Some(jars) = java::jars(std::any::type_name_of_val(&here)) else { return };
+    let secured = secured!();
+    let world = &secured.world;
+    let operator = async |what| java::run(&jars, "Operator", &[&world.brokers, what, USER, &world.topic]).await;
+    operator("deny").await;
+    let settings = secured.named("PLAIN", USER, PASSWORD);
+    let producer = secured.builder(&settings).with_outbox(world.outbox()).build().await.unwrap();
+    let (ledger, mut sequence) = (Ledger::default(), Sequence::of("tenant-1"));
+    for _ in 0..EMITS {
+        let error = ledger.emit(&producer, sequence.next()).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Unauthorized, false), "{error:?}");
+    }
+    let relay = RunningRelay::of(&producer);
+    let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
+    for event in Sequence::of("tenant-2").take(3) {
+        let stored = producer.emit(event.request().policy(always)).await;
+        ledger.enter(event, &stored);
+    }
+    let parked = "select count(*) from tidings.parked";
+    eventually("its key is parked", async || {
+        (sqlx::query_scalar::<_, i64>(parked).fetch_one(&world.pool()).await.unwrap() == 1).then_some(())
+    })
+    .await;
+    assert!(world.records_now().await.is_empty());
+    operator("allow").await;
+    eventually("it may write again", async || {
+        let event = sequence.next();
+        let emitted = ledger.emit(&producer, event).await;
+        emitted.is_ok_and(|receipt| is_published(&receipt)).then_some(())
+    })
+    .await;
+    world.verdict(&ledger).await.assert_kept();
+    assert_eq!(ledger.accepted_count(), 3 + 1);
+    relay.stop().await;
+}
