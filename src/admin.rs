@@ -626,6 +626,25 @@ mod tests {
     }
 
     #[test]
+    fn who_changes_something_and_why_is_a_line_that_every_database_takes() {
+        let long = "x".repeat(1_001);
+        for (who, why, field) in [
+            (" ", "why", "who"),
+            ("ana", "\n", "why"),
+            ("a\0na", "why", "who"),
+            ("ana", "a\u{1b}[2J", "why"),
+            (&long, "why", "who"),
+        ] {
+            let error = Actor::new(who, why).unwrap_err();
+            assert!(
+                error.kind() == ErrorKind::InvalidRequest && error.to_string().contains(&format!("`{field}`")),
+                "{error}"
+            );
+        }
+        assert_eq!(Actor::new("ana", "INC-1\n").unwrap(), Actor::new("ana", "INC-1").unwrap());
+    }
+
+    #[test]
     fn what_is_held_is_counted_apart_and_the_oldest_is_the_oldest_of_all() {
         let parts = vec![part(1, "b", false, 2, 5), part(1, "a", false, 1, 9), part(0, "a", true, 4, 60)];
         let depth = sum(Depths { lanes: vec![(0, false), (1, true), (2, false)], parts });

@@ -18,7 +18,7 @@ use crate::outbox::schema::Schema;
 use crate::outbox::{Lanes, envelope, multirange};
 use crate::sanitize::{cut, sanitize as sanitized};
 use crate::transport::Record;
-use crate::wire::dead_letter::DeadLetters;
+use crate::wire::dead_letter::{DeadLetters, LIB_STREAMING_PREFIX};
 use crate::wire::{self, CloudEvent, DEAD_LETTER_PREFIX, DeadLetter, HeaderStyle, Headers};
 use crate::{
     AttributeValue, Catalog, Config, ContentMode, EmitRequest, Error, EventDefinition, EventId, Naming,
@@ -146,19 +146,21 @@ fn structured(event: &CloudEvent) -> Vec<u8> {
     format!("{{{}}}", members.join(",")).into_bytes()
 }
 
-/// The headers of dead letters. What was read can be written, and reads the same.
+/// The headers of dead letters, ours and lib-streaming's. What was read can be written, and reads the same.
 pub fn dead_letter(data: &[u8]) {
     let (headers, _) = record(data);
-    let Ok(mut letter) = DeadLetter::read(headers.iter().copied(), DEAD_LETTER_PREFIX) else { return };
-    if !(0..=9999).contains(&letter.first_failure_at.year()) {
-        return;
+    for prefix in [DEAD_LETTER_PREFIX, LIB_STREAMING_PREFIX] {
+        let Ok(mut letter) = DeadLetter::read(headers.iter().copied(), prefix) else { continue };
+        if !(0..=9999).contains(&letter.first_failure_at.year()) {
+            continue;
+        }
+        let (read, bytes) = (letter.clone(), letter.omitted_payload_bytes);
+        let how = DeadLetters { prefix: prefix.into(), style: HeaderStyle::Binding, max_bytes: usize::MAX };
+        let payload = Bytes::from(vec![0; bytes.unwrap_or_default().min(1_000)]);
+        let event = Record { topic: "t".into(), key: "k".into(), headers: Headers::default(), payload: Some(payload) };
+        let dead = letter.record(&event, &"t.dlq".into(), &how);
+        assert_eq!(DeadLetter::read(dead.headers.iter(), prefix).unwrap(), read);
     }
-    let (read, bytes) = (letter.clone(), letter.omitted_payload_bytes);
-    let how = DeadLetters { prefix: DEAD_LETTER_PREFIX.into(), style: HeaderStyle::Binding, max_bytes: usize::MAX };
-    let payload = Bytes::from(vec![0; bytes.unwrap_or_default().min(1_000)]);
-    let event = Record { topic: "t".into(), key: "k".into(), headers: Headers::default(), payload: Some(payload) };
-    let dead = letter.record(&event, &"t.dlq".into(), &how);
-    assert_eq!(DeadLetter::read(dead.headers.iter(), DEAD_LETTER_PREFIX).unwrap(), read);
 }
 
 /// Dead letters on their way back into the outbox: whatever is not refused, a database takes, and it can be delivered.

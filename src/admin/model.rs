@@ -6,12 +6,16 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::attribute;
 use crate::outbox::Command;
 use crate::transport::Record;
 use crate::wire::{DEAD_LETTER_PREFIX, Headers};
 
 /// How many places of a fault are named.
 pub(super) const NAMED_PLACES: u8 = 10;
+
+/// Enough for a name or a reason. They are kept for ever.
+const MAX_ACTOR_BYTES: usize = 1_000;
 
 /// Who changes something, and why. It is written down with the change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +29,7 @@ impl Actor {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidRequest`] if either is empty or blank.
+    /// [`ErrorKind::InvalidRequest`] if either is blank, longer than 1,000 bytes, or has control characters.
     ///
     /// # Examples
     ///
@@ -36,11 +40,9 @@ impl Actor {
     /// assert!(Actor::new("ana", " ").is_err());
     /// ```
     pub fn new(who: impl Into<String>, why: impl Into<String>) -> Result<Self> {
-        let (who, why) = (who.into(), why.into());
-        for (what, text) in [("who does it", &who), ("why it is done", &why)] {
-            if text.trim().is_empty() {
-                return Err(Error::new(ErrorKind::InvalidRequest, format!("say {what}: it is written down")));
-            }
+        let [who, why] = [who.into(), why.into()].map(|text| text.trim().to_owned());
+        for (field, text) in [("who", &who), ("why", &why)] {
+            attribute::check(field, text, MAX_ACTOR_BYTES, ErrorKind::InvalidRequest)?;
         }
         Ok(Self { who, why })
     }

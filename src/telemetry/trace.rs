@@ -144,7 +144,7 @@ mod context {
         }
     }
 
-    fn context(trace_parent: &str, trace_state: Option<&str>) -> Option<SpanContext> {
+    pub(in super::super) fn context(trace_parent: &str, trace_state: Option<&str>) -> Option<SpanContext> {
         let [_, trace, parent, flags] = trace_parent.splitn(4, '-').collect::<Vec<_>>()[..] else { return None };
         let flags = u8::from_str_radix(flags.get(..2)?, 16).ok()?;
         let state = trace_state.and_then(|text| text.parse::<TraceState>().ok()).unwrap_or_default();
@@ -172,6 +172,7 @@ mod tests {
     use tracing_opentelemetry::OpenTelemetrySpanExt;
     use tracing_subscriber::layer::SubscriberExt;
 
+    use super::context::context as read;
     use super::*;
     use crate::catalog::compiled::{CompiledCatalog, Settings};
     use crate::config::Config;
@@ -219,5 +220,23 @@ mod tests {
         let [parent, state] = injected(definition(), request().extension("traceparent", OTHER), 1);
         assert!(parent == Some(OTHER.into()) && state.is_none());
         assert_eq!(injected(definition().with_extension("traceparent", OTHER), request(), 1), [None, None]);
+    }
+
+    proptest::proptest! {
+        /// Rows and records of others have whatever they like there.
+        #[test]
+        fn a_context_that_is_read_is_the_one_that_was_written(
+            text in "\\PC*|[0-9a-f+-]{0,3}-[0-9a-f+é-]{0,34}-[0-9a-f+-]{0,18}-[0-9a-f+é]{0,3}",
+            state in "\\PC*|[a-z]{1,3}=[a-z,=]{0,9}",
+            (trace, parent, flags) in (1_u128.., 1_u64.., 0_u8..=255),
+        ) {
+            if let Some(context) = read(&text, Some(&state)) {
+                let trace = text.split('-').nth(1).unwrap();
+                proptest::prop_assert_eq!(context.trace_id(), TraceId::from_hex(trace).unwrap());
+            }
+            let (trace, parent) = (TraceId::from(trace), SpanId::from(parent));
+            let read = read(&format!("00-{trace}-{parent}-{flags:02x}"), None).unwrap();
+            proptest::prop_assert_eq!((read.trace_id(), read.span_id(), read.trace_flags().to_u8()), (trace, parent, flags));
+        }
     }
 }

@@ -155,4 +155,15 @@ mod tests {
         trust.refused(KafkaError::Global(RDKafkaErrorCode::SSL), "expired".into(), later);
         assert!(trust.give_up(later).is_some());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn an_alert_is_read_from_any_text(before in "\\PC*", alert: u16, behind in "\\PC*") {
+            let reason = format!("{before}SSL alert number {alert}: {behind}");
+            let is_one = u8::try_from(alert).is_ok_and(|alert| CERTIFICATE_ALERTS.contains(&alert));
+            proptest::prop_assert_eq!(is_refusal(RDKafkaErrorCode::BrokerTransportFailure, &reason), is_one);
+            let cut_short = format!("{before}SSL alert number ");
+            proptest::prop_assert!(!is_refusal(RDKafkaErrorCode::BrokerTransportFailure, &cut_short));
+        }
+    }
 }
