@@ -95,14 +95,22 @@ impl Session {
         what: &'static str,
         effect: impl FnOnce(&Arc<World>, &mut Database, Luck) -> T + Send + 'static,
     ) -> Result<T> {
+        let waits = Arc::new(());
+        let waiting = Arc::downgrade(&waits);
         let write = move |world: Arc<World>, life, luck: Luck| async move {
             if world.plan.is_sqlite {
                 wait_for_turn(&world, None).await?;
+                // Who has given up sends nothing behind the `begin`.
+                if waiting.strong_count() == 0 {
+                    return Err(gone(true));
+                }
             }
             let mut database = world.database();
             if database.life == life { Ok(effect(&world, &mut database, luck)) } else { Err(gone(true)) }
         };
-        self.run(what, move |world, life, luck| Box::pin(write(world, life, luck))).await
+        let written = self.run(what, move |world, life, luck| Box::pin(write(world, life, luck))).await;
+        drop(waits);
+        written
     }
 
     /// Has the database carry something out.
