@@ -308,7 +308,9 @@ impl Outbox for SqliteOutbox {
     fn append<'a>(&'a self, _: Lanes, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Appended>>> {
         Box::pin(async move {
             let append = async {
-                let mut tx = self.pool.begin_with("begin immediate").await?;
+                // Others wait for the connections of the pool as well. Who has not begun has stored nothing.
+                let begun = tokio::time::timeout(BUSY_TIMEOUT, self.pool.begin_with("begin immediate")).await;
+                let mut tx = begun.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
                 let appended = append(&mut tx, rows).await?;
                 tx.commit().await?;
                 Ok(appended)

@@ -26,7 +26,7 @@ fn every_statement_is_a_text_of_the_source() {
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
     // What the source says as it is, a migration, or either with the schema's name put in, which is of `a-z`, `0-9` and `_`:
     // `Schema::sql` takes nothing but a `&'static str`.
-    let text = r#"("|[A-Z][A-Z_]*\b|step\.sql\b|&?\*?&?self\.(schema\.)?sql\()"#;
+    let text = r#"("|[A-Z][A-Z_]*\b|step\.sql\b|self\.begin\b|&?\*?&?self\.(schema\.)?sql\()"#;
     let is_text = Regex::new(&format!("^{text}")).unwrap();
     let call = Regex::new(r"\b(?:query|query_scalar|query_as|raw_sql|begin_with)(?:::<[^(]*>)?\(\s*([^\n]*)").unwrap();
     let execute = Regex::new(r"\.(?:execute|fetch_all|fetch_one|fetch_optional)\(\s*([^\n]*)").unwrap();

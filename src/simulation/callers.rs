@@ -188,7 +188,13 @@ impl Caller {
     /// Whatever the brokers do, an emit that is accepted has waited for them no longer than it may, and for the database.
     fn check_latency(&self, event: u64, began: Duration, way: Way) {
         let (now, plan) = (self.world.elapsed(), &self.world.plan);
-        let waits = if way == Way::Always { Duration::ZERO } else { plan.direct_timeout };
+        let waits = match way {
+            // For its lane, and then for the broker.
+            Way::Fallback => 2 * plan.direct_timeout,
+            // It has nowhere else to go.
+            Way::Never => return,
+            _ => Duration::ZERO,
+        };
         let is_disturbed = plan.disturbs_look_up(began, now) || self.world.has_slept(self.process.place);
         if now - began > waits + LOOK_UP_TIMEOUT + SLACK && !is_disturbed {
             self.world.violate(format!(

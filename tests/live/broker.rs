@@ -9,7 +9,8 @@ use crate::private::{Private, shared_database_url};
 use crate::support::checker::Numbered;
 use crate::support::events::{Ledger, Sequence};
 use crate::support::relaying::RunningRelay;
-use crate::support::topic::{alter, create, delete};
+use crate::support::topic::{alter, create, delete, is_there};
+use crate::support::waiting::eventually;
 use crate::world::{World, logged, world};
 
 /// What the topic takes at most, in bytes.
@@ -161,11 +162,12 @@ async fn events_whose_topic_is_not_there_are_errors_or_wait_until_it_is() {
     let world = World::on(kafka.brokers().to_owned(), &shared_database_url()).await;
     world.outbox().migrate().await.unwrap();
     delete(&world.brokers, &[&world.topic]).await;
+    eventually("it is gone", async || (!is_there(&world.brokers, &world.topic).await).then_some(())).await;
     let producer = world.producer().await;
     let (ledger, mut sequence) = (Ledger::default(), Sequence::of("tenant-1"));
     let never = PolicyOverride::default().with_outbox(OutboxMode::Never);
     let alone = Sequence::of("tenant-2").next();
-    // The client waits for half a minute: a topic that was just made is not known everywhere.
+    // The client waits for it: a topic that was just made is not known everywhere.
     let refused = producer.emit(alone.request().policy(never)).await;
     assert_eq!(refused.as_ref().unwrap_err().kind(), ErrorKind::Timeout, "{refused:?}");
     ledger.enter(alone, &refused);

@@ -216,3 +216,13 @@ pub(crate) async fn grow(brokers: &str, topic: &str, partitions: usize) {
 pub(crate) async fn delete(brokers: &str, topics: &[&str]) {
     let _ = admin(brokers).delete_topics(topics, &AdminOptions::new()).await;
 }
+
+/// Whether the broker knows the topic.
+pub(crate) async fn is_there(brokers: &str, topic: &str) -> bool {
+    let (admin, topic) = (admin(brokers), topic.to_owned());
+    let known = move || {
+        let metadata = admin.inner().fetch_metadata(Some(&topic), CALL_TIMEOUT).unwrap();
+        metadata.topics().iter().all(|topic| topic.error().is_none())
+    };
+    tokio::task::spawn_blocking(known).await.unwrap()
+}

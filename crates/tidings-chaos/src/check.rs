@@ -24,6 +24,8 @@ use crate::store::{AnyOutbox, Store};
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// So much later than it was first seen an event may still be in flight: until a relay has written down that it is not.
 const WRITTEN_DOWN_MS: i64 = 1_000;
+/// So long a fault is felt that is over: brokers that were stopped elect leaders, and take their partitions up again.
+const FELT_MS: i64 = 10_000;
 
 /// What was sent once more because of a fault may be so again, by whom that fault held up: a relay that slept, and the one that took over
 /// from it.
@@ -224,10 +226,13 @@ async fn settle_what_is_known(
 /// its order until a relay has written down that it was delivered.
 fn repeated(entries: &Entries, copies: &HashMap<String, Copies>, incidents: &[Incident]) -> String {
     let mut lines = String::new();
+    // Nothing is known of the brokers then, and it shows as a fault does.
+    let load_began_ms = entries.emits.values().map(|emitted| emitted.began_ms).min().unwrap_or_default();
     for (id, Copies { count, last_ms, .. }) in copies.iter().filter(|(_, copies)| copies.count > 1) {
         let Some(emitted) = entries.emits.get(id) else { continue };
-        let life = |incident: &&Incident| incident.overlaps(emitted.began_ms, last_ms + WRITTEN_DOWN_MS);
-        let faults = incidents.iter().filter(life).count();
+        let from_ms = emitted.began_ms - FELT_MS;
+        let life = |incident: &&Incident| incident.overlaps(from_ms, last_ms + WRITTEN_DOWN_MS);
+        let faults = incidents.iter().filter(life).count() + usize::from(from_ms < load_began_ms);
         if *count > 1 + DUPLICATES_OF_A_FAULT * faults {
             lines += &format!("{id} is there {count} times, with {faults} faults in its life\n");
         }
