@@ -118,11 +118,9 @@ const SQLITE_CODES: &[(u16, ErrorKind, bool, &str)] = &[
 
 fn sqlite(code: u16, message: &str) -> (ErrorKind, bool) {
     // SQLITE_ERROR is for all faults of a statement; this one alone has a meaning of its own.
-    let is_schema = |message: &str| {
-        let missing = ["no such table", "no such column"].iter().any(|missing| message.starts_with(missing));
-        missing || message.contains("has no column named")
-    };
-    if code == 1 && is_schema(message) {
+    let is_missing =
+        ["no such table", "no such column", "has no column named"].iter().any(|text| message.contains(text));
+    if code == 1 && is_missing {
         return (ErrorKind::Schema, false);
     }
     let found = SQLITE_CODES.iter().find(|(known, ..)| *known == code || *known == code & 0xff);
@@ -234,7 +232,7 @@ mod tests {
         let codes =
             SQLITE_CODES.iter().map(|(code, kind, ambiguous, what)| line(&code.to_string(), *kind, *ambiguous, what));
         let others = [
-            line("1", ErrorKind::Schema, false, "SQLITE_ERROR: no such table, no such column"),
+            line("1", ErrorKind::Schema, false, "SQLITE_ERROR: a table or a column is missing"),
             line("…", ErrorKind::StorageRejected, false, "any other"),
         ];
         crate::documented::check("sqlite", head.into_iter().chain(codes).chain(others));

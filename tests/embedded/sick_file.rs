@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tidings::{Emitter, Error, ErrorKind, OutboxMode, PolicyOverride, Producer};
 
 use crate::support::events::{Ledger, Sequence, is_published};
@@ -74,6 +75,14 @@ async fn a_file_that_somebody_writes_for_long_costs_its_time_and_no_event() {
     let mut scene = Scene::new().await;
     let other = begin(&scene.world.pool()).await;
     scene.fails(ErrorKind::Storage).await;
+    // More than there are connections.
+    let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
+    let events = (0..12).map(|key| Sequence::of(format!("other-{key}")).next());
+    let emits = events.map(async |event| scene.producer.emit(event.request().policy(always)).await);
+    for emitted in join_all(emits).await {
+        let error = emitted.unwrap_err();
+        assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Storage, false), "{error:?}");
+    }
     drop(other);
     scene.recovers().await;
 }

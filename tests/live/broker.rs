@@ -11,7 +11,7 @@ use crate::support::events::{Ledger, Sequence};
 use crate::support::relaying::RunningRelay;
 use crate::support::topic::{alter, create, delete, is_there};
 use crate::support::waiting::eventually;
-use crate::world::{World, logged, world};
+use crate::world::{World, logged, stranger, world};
 
 /// What the topic takes at most, in bytes.
 const SMALL_RECORDS: (&str, &str) = ("max.message.bytes", "3000");
@@ -130,8 +130,7 @@ async fn a_broker_that_throttles_a_client_holds_it_up_and_nothing_is_lost_or_reo
     const BYTES_PER_SECOND: usize = 20_000;
     const BYTES: usize = 300_000;
     const LETTERS: usize = 5_000;
-    fn here() {}
-    let Some(jars) = java::jars(std::any::type_name_of_val(&here)) else { return };
+    let jars = stranger!("TIDINGS_STRANGER_JAVA");
     let world = world!();
     let (client, quota) = (world.prefix.clone(), BYTES_PER_SECOND.to_string());
     java::run(&jars, "Operator", &[&world.brokers, "quota", &client, &quota]).await;

@@ -4,14 +4,7 @@ use std::path::Path;
 
 use tokio::process::Command;
 
-use crate::world::wanted;
-
-/// The folder with Kafka's jars. None if it is not known; then it says so, or fails if it must not be so.
-pub(crate) fn jars(test: &str) -> Option<String> {
-    wanted(test, ["TIDINGS_STRANGER_JAVA"], "`scripts/strangers`").map(|[jars]| jars)
-}
-
-/// Runs the program of this name, and yields what it has printed.
+/// Runs the program of this name with the jars of this folder, and yields what it has printed.
 pub(crate) async fn run(jars: &str, program: &str, arguments: &[&str]) -> Vec<u8> {
     let source =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/strangers/java").join(program).with_extension("java");

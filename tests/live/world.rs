@@ -35,6 +35,17 @@ macro_rules! world {
 }
 pub(crate) use world;
 
+/// The variable of a program of `tests/strangers`, or, loudly, the end of this test.
+macro_rules! stranger {
+    ($variable:literal) => {{
+        fn here() {}
+        let test = std::any::type_name_of_val(&here);
+        let Some([value]) = crate::world::wanted(test, [$variable], "`scripts/strangers`") else { return };
+        value
+    }};
+}
+pub(crate) use stranger;
+
 pub(crate) struct World {
     pub(crate) brokers: String,
     /// What the test's topics begin with.

@@ -14,7 +14,7 @@ use tidings::wire;
 
 use crate::Result;
 use crate::events::{Kind, Payload};
-use crate::ledger::Entries;
+use crate::ledger::{Emitted, Entries};
 use crate::monkey::Incident;
 use crate::roles::accepted_file;
 use crate::run::SERVICES;
@@ -27,8 +27,7 @@ const WRITTEN_DOWN_MS: i64 = 1_000;
 /// So long a fault is felt that is over: brokers that were stopped elect leaders, and take their partitions up again.
 const FELT_MS: i64 = 10_000;
 
-/// What was sent once more because of a fault may be so again, by whom that fault held up: a relay that slept, and the one that took over
-/// from it.
+/// A relay that slept sends what it had begun with, and so does the one that took over from it.
 const DUPLICATES_OF_A_FAULT: usize = 2;
 
 /// A record of a topic.
@@ -181,7 +180,7 @@ pub(crate) async fn check(
         }
     }
     report.most_copies = copies.values().map(|copies| copies.count).max().unwrap_or(0);
-    report.faults += &repeated(&entries, &copies, incidents);
+    report.faults += &repeated(&entries.emits, &copies, incidents);
     Ok(report)
 }
 
@@ -222,14 +221,14 @@ async fn settle_what_is_known(
     Ok(in_order)
 }
 
-/// Events that are there again for no reason: a fault costs an event in flight a duplicate or two, and no other. In flight is one from
-/// its order until a relay has written down that it was delivered.
-fn repeated(entries: &Entries, copies: &HashMap<String, Copies>, incidents: &[Incident]) -> String {
+/// Events that are there again for no reason: a fault costs those that are in flight a duplicate or two. That is an event from its order
+/// until a relay has written down that it was delivered.
+fn repeated(emits: &HashMap<String, Emitted>, copies: &HashMap<String, Copies>, incidents: &[Incident]) -> String {
     let mut lines = String::new();
     // Nothing is known of the brokers then, and it shows as a fault does.
-    let load_began_ms = entries.emits.values().map(|emitted| emitted.began_ms).min().unwrap_or_default();
+    let load_began_ms = emits.values().map(|emitted| emitted.began_ms).min().unwrap_or_default();
     for (id, Copies { count, last_ms, .. }) in copies.iter().filter(|(_, copies)| copies.count > 1) {
-        let Some(emitted) = entries.emits.get(id) else { continue };
+        let Some(emitted) = emits.get(id) else { continue };
         let from_ms = emitted.began_ms - FELT_MS;
         let life = |incident: &&Incident| incident.overlaps(from_ms, last_ms + WRITTEN_DOWN_MS);
         let faults = incidents.iter().filter(life).count() + usize::from(from_ms < load_began_ms);
@@ -298,4 +297,29 @@ fn record(message: &rdkafka::message::BorrowedMessage<'_>) -> Result<Record> {
     let id = if is_whole { event.id } else { format!("{} with the payload {payload:?}", event.id) };
     let at_ms = message.timestamp().to_millis().ok_or("a record has a time")?;
     Ok(Record { partition: message.partition(), offset: message.offset(), key, id, at_ms })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Fault;
+
+    #[test]
+    fn an_event_is_there_again_only_for_the_faults_in_its_life() {
+        let event = |began_ms| Emitted { kind: Kind::ALL[0], began_ms, in_transaction: false };
+        let emits: HashMap<_, _> = [("first".to_owned(), event(0)), ("late".to_owned(), event(100_000))].into();
+        let there = |id: &str, count, last_ms| [(id.to_owned(), Copies { count, first_ms: last_ms, last_ms })].into();
+        let fault = |began_ms, ended_ms| Incident { fault: Fault::ALL[0], began_ms, ended_ms };
+        let none = [fault(20_000, 89_999), fault(103_000, 104_000)];
+        assert_eq!(repeated(&emits, &there("late", 1, 101_000), &none), "");
+        assert!(
+            repeated(&emits, &there("late", 2, 101_000), &none).starts_with("late is there 2 times, with 0 faults")
+        );
+        // The second one lasts until it was seen for the last time.
+        assert_eq!(repeated(&emits, &there("late", 3, 102_000), &none), "");
+        assert!(
+            repeated(&emits, &there("late", 4, 102_000), &none).starts_with("late is there 4 times, with 1 faults")
+        );
+        assert_eq!(repeated(&emits, &there("first", 3, 1_000), &none), "", "the load has just begun");
+    }
 }

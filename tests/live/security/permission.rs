@@ -7,14 +7,14 @@ use crate::java;
 use crate::support::events::{Ledger, Sequence, is_published};
 use crate::support::relaying::RunningRelay;
 use crate::support::waiting::eventually;
+use crate::world::stranger;
 
 /// More than enough failures to open a breaker that counts them.
 const EMITS: usize = 12;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_may_not_write_to_a_topic_hears_so_and_what_is_stored_arrives_once_they_may() {
-    fn here() {}
-    let Some(jars) = java::jars(std::any::type_name_of_val(&here)) else { return };
+    let jars = stranger!("TIDINGS_STRANGER_JAVA");
     let secured = secured!();
     let world = &secured.world;
     let operator = async |what| java::run(&jars, "Operator", &[&world.brokers, what, USER, &world.topic]).await;

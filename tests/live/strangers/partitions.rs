@@ -4,11 +4,10 @@ use std::collections::HashMap;
 
 use tidings::{Catalog, EmitRequest, Emitter, EventDefinition, Naming, Outcome, PartitionKey, Producer};
 
-use super::peer::stranger;
 use crate::java;
 use crate::support::murmur2::partition_of;
 use crate::support::topic;
-use crate::world::world;
+use crate::world::{stranger, world};
 
 /// What `scripts/strangers vectors` has written.
 const VECTORS: &str = include_str!("../../vectors/murmur2.tsv");

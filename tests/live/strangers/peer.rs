@@ -11,17 +11,6 @@ use tokio::process::Command;
 
 use crate::world::World;
 
-/// The variable of a stranger, or, loudly, the end of this test.
-macro_rules! stranger {
-    ($variable:literal) => {{
-        fn here() {}
-        let test = std::any::type_name_of_val(&here);
-        let Some([value]) = crate::world::wanted(test, [$variable], "`scripts/strangers`") else { return };
-        value
-    }};
-}
-pub(super) use stranger;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// The Python SDK.

@@ -5,10 +5,10 @@ use serde_json::{Map, Value};
 use tidings::{Emitter, OutboxMode, Outcome, PolicyOverride};
 
 use super::cases::{Case, LARGE_RECORDS, builder, cases};
-use super::peer::{Kind, Peer, Read, stranger};
+use super::peer::{Kind, Peer, Read};
 use crate::support::relaying::RunningRelay;
 use crate::support::waiting::eventually;
-use crate::world::{World, settled, world};
+use crate::world::{World, settled, stranger, world};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_python_sdk_reads_what_is_published() {

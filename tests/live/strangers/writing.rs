@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use tidings::ErrorKind;
 use tidings::wire::{self, CloudEvent};
 
-use super::peer::{Kind, Peer, stranger};
+use super::peer::{Kind, Peer};
 use crate::support::topic;
-use crate::world::{World, world};
+use crate::world::{World, stranger, world};
 
 const TIME: &str = "2026-11-21T06:15:30.123456Z";
 
