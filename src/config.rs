@@ -20,6 +20,9 @@ pub(crate) mod security;
 use properties::Properties;
 use security::Security;
 
+/// In less than this nothing can be done, whatever is set.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
+
 /// Nothing is waited for longer than this, whatever is set.
 pub(crate) const LONGEST_TIMEOUT: Duration = Duration::from_secs(3_600);
 
@@ -280,18 +283,19 @@ impl Config {
         Ok(self)
     }
 
-    /// Sets how long a direct publish may take before the event goes to the outbox: two seconds by default, an hour at most.
+    /// Sets how long a direct publish may take before the event goes to the outbox: two seconds by default, 10 ms at least, an hour
+    /// at most.
     #[must_use]
     pub fn with_direct_timeout(mut self, direct_timeout: Duration) -> Self {
-        self.direct_timeout = direct_timeout.min(LONGEST_TIMEOUT);
+        self.direct_timeout = direct_timeout.clamp(SHORTEST_TIMEOUT, LONGEST_TIMEOUT);
         self
     }
 
-    /// Sets how long an emit may take altogether, whatever way the event goes: 30 seconds by default, an hour at most; a request may
-    /// [say otherwise](crate::EmitRequest::timeout).
+    /// Sets how long an emit may take altogether, whatever way the event goes: 30 seconds by default, 10 ms at least, an hour at most;
+    /// a request may [say otherwise](crate::EmitRequest::timeout).
     #[must_use]
     pub fn with_emit_timeout(mut self, emit_timeout: Duration) -> Self {
-        self.emit_timeout = emit_timeout.min(LONGEST_TIMEOUT);
+        self.emit_timeout = emit_timeout.clamp(SHORTEST_TIMEOUT, LONGEST_TIMEOUT);
         self
     }
 

@@ -308,7 +308,10 @@ impl Relay {
             tracing::error!(%error, "the relay's client failed for good, and is replaced");
             match self.transports.connect(Role::Relay) {
                 Ok(transport) => {
-                    self.transport = transport;
+                    let old = std::mem::replace(&mut self.transport, transport);
+                    if !Arc::ptr_eq(&old, &self.transport) {
+                        self.transports.give_up(old);
+                    }
                     self.client += 1;
                     self.firsts = Firsts::new(Instant::now());
                 }

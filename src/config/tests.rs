@@ -232,6 +232,15 @@ fn emits_have_some_room_whatever_is_set_in_code() {
 }
 
 #[test]
+fn times_are_as_long_as_they_may_be_whatever_is_set_in_code() {
+    for (set, kept) in [(Duration::ZERO, SHORTEST_TIMEOUT), (Duration::MAX, LONGEST_TIMEOUT)] {
+        let config = Config::new("//shop/orders", ["kafka-1:9092"]).unwrap();
+        let config = config.with_direct_timeout(set).with_emit_timeout(set);
+        assert_eq!([config.direct_timeout, config.emit_timeout], [kept; 2]);
+    }
+}
+
+#[test]
 fn zero_is_the_default_of_the_breakers_settings() {
     let zeros =
         [("STREAMING_CB_FAILURE_RATIO", "0"), ("STREAMING_CB_MIN_REQUESTS", "0"), ("STREAMING_CB_TIMEOUT_S", "0")];

@@ -46,6 +46,11 @@ impl Transports {
     pub(crate) fn connect(&self, role: Role) -> Result<Arc<dyn Transport>> {
         (self.connect)(role)
     }
+
+    /// Gives up a client and what it holds: each record is reported on soon, so nobody waits for it any longer.
+    pub(crate) fn give_up(&self, client: Arc<dyn Transport>) {
+        (self.retire)(client);
+    }
 }
 
 impl std::fmt::Debug for Transports {
@@ -104,8 +109,7 @@ impl DirectClient {
         }
     }
 
-    /// Replaces the client of this generation, unless somebody else has. What the old one holds is given up: each record is
-    /// reported on soon, so nobody waits for it any longer.
+    /// Replaces the client of this generation, unless somebody else has. The old one is given up.
     pub(super) fn replace(&self, generation: u32) {
         let old = {
             let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
@@ -124,7 +128,7 @@ impl DirectClient {
             }
             std::mem::replace(&mut *current, Client { transport, generation: generation + 1 }).transport
         };
-        (self.transports.retire)(old);
+        self.transports.give_up(old);
     }
 }
 

@@ -222,6 +222,7 @@ struct SlowTransport {
     delivered: AtomicU64,
     /// How often it was asked for a sign of life.
     probes: AtomicUsize,
+    retired: AtomicBool,
 }
 
 impl std::fmt::Debug for SlowTransport {
@@ -274,6 +275,10 @@ impl Transport for SlowTransport {
     fn vitals(&self) -> Option<Vitals> {
         let acknowledged = self.delivered.load(Ordering::SeqCst);
         Some(Vitals { unacknowledged: self.len(), acknowledged, ..Vitals::new() })
+    }
+
+    fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
     }
 
     fn probe(&self, _: Duration) -> BoxFuture<'_, Result<()>> {
@@ -409,6 +414,7 @@ async fn a_relay_for_which_no_new_client_can_be_made_goes_on_and_tries_again_a_w
         assert_eq!(asked.load(Ordering::SeqCst), 1, "a record that fails at once asks for none");
         tokio::time::sleep(RETRY_AFTER).await;
         fail().await;
+        assert!(first.retired.load(Ordering::SeqCst), "its end may take a while");
         second.deliver_all();
         until(|| outbox.settled.lock().unwrap().contains(&1)).await;
     })

@@ -573,6 +573,9 @@ impl Transport for Client {
         }
         self.0.world.tell(|| format!("{} is given up", self.0.name()));
         let count = self.0.give_up(ErrorKind::Timeout, "the client is given up");
+        if self.0.role == Role::Relay {
+            return;
+        }
         if count > 0 {
             self.0.world.reach(Situation::RetiredInFlight);
         }

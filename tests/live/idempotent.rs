@@ -1,12 +1,15 @@
 //! The same event appended again, as after a commit whose outcome is not known.
 
 use sqlx::PgPool;
-use tidings::{EmitRequest, Emitter};
-use tidings::{EmitterExt, ErrorKind, OutboxMode, PolicyOverride, Producer, Receipt};
+use tidings::{
+    EmitRequest, Emitter, EmitterExt, ErrorKind, OutboxMode, PolicyOverride, PostgresOutbox, Producer, Receipt,
+};
+use tidings_faults::Proxy;
 
-use crate::support::events::{EVENT, Ledger, Sequence, stored_at};
+use crate::support::events::{EVENT, Ledger, Sequence, catalog, stored_at};
 use crate::support::murmur2::stranger_to;
 use crate::support::relaying::RunningRelay;
+use crate::support::waiting::eventually;
 use crate::world::{LANES, logged, settled_at_least_to, settled_to, world};
 
 /// The index of `docs/outbox-sql.md`.
@@ -121,4 +124,51 @@ async fn without_the_index_an_event_that_is_emitted_again_has_the_same_id() {
     settled_to(&pool, lane, number).await;
     let ids: Vec<_> = world.records_now().await.iter().map(|record| record.id()).collect();
     assert_eq!(ids, [event.id.clone(), event.id]);
+}
+
+/// Some of its statements are carried out, and nobody comes to commit them: relays wait for every transaction that was begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_whose_connection_falls_silent_in_its_midst_holds_relays_up_for_seconds_only() {
+    let world = world!();
+    let pool = world.pool();
+    sqlx::query(INDEX).execute(&pool).await.unwrap();
+    let options = world.options();
+    let proxy = Proxy::start("127.0.0.1:0", &format!("{}:{}", options.get_host(), options.get_port())).await.unwrap();
+    let outbox = PostgresOutbox::with_options(options.host("127.0.0.1").port(proxy.address().port()));
+    let silenced = Producer::builder(world.config(&[]), catalog()).with_outbox(outbox).build().await.unwrap();
+    let other = world.producer().await;
+    let _relay = RunningRelay::of(&other);
+    let (ledger, mut sequence) = (Ledger::default(), Sequence::of("tenant-1"));
+    let events = sequence.take(3);
+
+    // The last one waits, until the connection is silent.
+    let waits = format!(
+        "create function wait() returns trigger language plpgsql as
+         'begin if new.event_id = ''{}'' then perform pg_advisory_xact_lock(1); end if; return new; end';
+         create trigger wait before insert on tidings.outbox for each row execute function wait()",
+        events[2].id
+    );
+    sqlx::raw_sql(&waits).execute(&pool).await.unwrap();
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::query("select pg_advisory_xact_lock(1)").execute(&mut *tx).await.unwrap();
+    let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
+    let requests: Vec<_> = events.iter().map(|event| event.request().policy(always)).collect();
+    let emits = tokio::spawn(async move { silenced.emit_batch(requests).await });
+    eventually("the last event waits", async || {
+        let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.unwrap();
+        (waiting > 0).then_some(())
+    })
+    .await;
+    proxy.silence_open();
+    drop(tx);
+    for (event, result) in events.into_iter().zip(emits.await.unwrap()) {
+        ledger.enter(event, &result);
+    }
+    let behind = sequence.next();
+    let stored = other.emit(behind.request().policy(always)).await;
+    ledger.enter(behind, &stored);
+    let (lane, number) = stored_at(&stored.unwrap());
+    settled_at_least_to(&pool, lane, number).await;
+    world.verdict(&ledger).await.assert_kept();
 }
