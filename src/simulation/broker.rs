@@ -514,7 +514,10 @@ impl Transport for Client {
         let key = key_of(record);
         let time = match inner.role {
             Role::Direct => {
-                inner.world.ledger().event(event).under_way += 1;
+                let (mut ledger, now) = (inner.world.ledger(), inner.world.elapsed());
+                let event = ledger.event(event);
+                event.under_way += 1;
+                event.direct_since.get_or_insert(now);
                 None
             }
             Role::Relay => inner.relays(event, record),

@@ -97,6 +97,7 @@ impl Caller {
             rows: 0,
             commands: Vec::new(),
             under_way: 0,
+            direct_since: None,
             refused: 0,
             turned_down: false,
             storing: false,
@@ -195,11 +196,15 @@ impl Caller {
             Way::Never => return,
             _ => Duration::ZERO,
         };
-        let is_disturbed = plan.disturbs_look_up(began, now) || self.world.has_slept(self.process.place);
-        if now - began > waits + LOOK_UP_TIMEOUT + SLACK && !is_disturbed {
+        if plan.disturbs_look_up(began, now) || self.world.has_slept(self.process.place) {
+            return;
+        }
+        let direct_since = self.world.ledger().event(event).direct_since.unwrap_or(now);
+        if now - began > waits + LOOK_UP_TIMEOUT + SLACK || now - direct_since > plan.direct_timeout + LOOK_UP_TIMEOUT {
             self.world.violate(format!(
-                "too late: e{event} was accepted after {:?}, with a database that was well",
-                now - began
+                "too late: e{event} was accepted after {:?}, {:?} of these for the brokers, with a database that was well",
+                now - began,
+                now - direct_since,
             ));
         }
     }

@@ -58,6 +58,8 @@ pub(super) struct Event {
     pub(super) direct: Direct,
     /// How many direct records of it are not reported on.
     pub(super) under_way: u32,
+    /// Since when its emit has had one, if it has.
+    pub(super) direct_since: Option<Duration>,
     /// What became of it each time that a relay has sent it; and how often, by then, the relay of its lane could not know what was
     /// delivered, unless the lane was another's.
     pub(super) relayed: Vec<(Option<u64>, Relayed)>,
@@ -127,6 +129,7 @@ impl Event {
         if self.fate == Fate::Failed {
             self.fate = Fate::Unknown;
         }
+        self.direct_since = None;
     }
 
     /// It is delivered or left out.
