@@ -98,6 +98,8 @@ pub(crate) struct Relay {
     queue: VecDeque<Ticket>,
     /// How many rows were submitted and not reported on.
     submitted: usize,
+    /// How many of these a client has that was given up. Nothing is submitted meanwhile: what another client has could overtake them.
+    given_up: usize,
     reports: mpsc::UnboundedReceiver<Report>,
     reporter: mpsc::UnboundedSender<Report>,
     poll: Poll,
@@ -142,6 +144,7 @@ impl Relay {
             tenures: 0,
             queue: VecDeque::new(),
             submitted: 0,
+            given_up: 0,
             reports,
             reporter,
             poll: Poll::new(now),
@@ -208,7 +211,7 @@ impl Relay {
                 () = fallback.spills.wait_for_announcement() => {
                     self.poll.hint_within(Instant::now(), HANDED_WITHIN);
                 }
-                () = transport.room(), if !self.queue.is_empty() => {}
+                () = transport.room(), if self.given_up == 0 && !self.queue.is_empty() => {}
                 never = &mut nudging => match never {},
                 () = sleep_until(wake_at) => {}
             }
@@ -297,6 +300,7 @@ impl Relay {
     fn take(&mut self, report: Report) {
         let Report { ticket: Ticket { lane: index, tenure, number }, client, first, result } = report;
         self.submitted -= 1;
+        self.given_up -= usize::from(client != self.client);
         if let Some(first) = first.filter(|_| client == self.client) {
             self.firsts.ended(first, result.is_ok());
         }
@@ -307,14 +311,7 @@ impl Relay {
         {
             tracing::error!(%error, "the relay's client failed for good, and is replaced");
             match self.transports.connect(Role::Relay) {
-                Ok(transport) => {
-                    let old = std::mem::replace(&mut self.transport, transport);
-                    if !Arc::ptr_eq(&old, &self.transport) {
-                        self.transports.give_up(old);
-                    }
-                    self.client += 1;
-                    self.firsts = Firsts::new(Instant::now());
-                }
+                Ok(transport) => self.replace_client(transport),
                 // A later record that fails asks for one again.
                 Err(error) => {
                     tracing::error!(%error, "a new client can't be made");
@@ -342,6 +339,16 @@ impl Relay {
         }
     }
 
+    fn replace_client(&mut self, transport: Arc<dyn Transport>) {
+        self.firsts = Firsts::new(Instant::now());
+        let old = std::mem::replace(&mut self.transport, transport);
+        if !Arc::ptr_eq(&old, &self.transport) {
+            self.client += 1;
+            self.given_up = self.submitted;
+            self.transports.give_up(old);
+        }
+    }
+
     fn retry_stuck(&mut self) {
         let now = Instant::now();
         for (index, lane) in &mut self.lanes {
@@ -355,7 +362,9 @@ impl Relay {
         if Instant::now() >= self.leased_until {
             return;
         }
-        while let Some(ticket) = self.queue.pop_front() {
+        while self.given_up == 0
+            && let Some(ticket) = self.queue.pop_front()
+        {
             let Ticket { lane: index, tenure, number } = ticket;
             let Some(lane) = self.lanes.get_mut(&index).filter(|lane| lane.tenure == tenure) else { continue };
             if !lane.may_submit(number, Instant::now()) {

@@ -1078,6 +1078,33 @@ async fn a_clients_first_row_of_a_key_goes_alone_and_the_others_without_waiting_
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_client_has_that_was_given_up_is_reported_on_before_another_has_anything() {
+    let outbox = FakeOutbox::new(1..3, RangeSet::new());
+    outbox.rows.lock().unwrap().insert(2, "other".into());
+    let (mut relay, first) = new_to_its_keys(&outbox).await;
+    let second = Arc::new(SlowTransport::default());
+    let client = Arc::clone(&second) as Arc<dyn Transport>;
+    relay.transports = Transports::without_threads(Arc::new(move |_| Ok(Arc::clone(&client))));
+    read_page(&mut relay).await;
+    assert_eq!(submit(&mut relay, &first), [1, 2]);
+    let mut fail = |relay: &mut Relay| {
+        first.held.lock().unwrap().pop().unwrap().call(Err(Error::new(ErrorKind::ClientFailed, "told to fail")));
+        relay.take_reports();
+    };
+    fail(&mut relay);
+    hand(&mut relay, &outbox, [3]);
+    assert_eq!(submit(&mut relay, &second), [0i64; 0], "3 would overtake 1, should that fail as well");
+    fail(&mut relay);
+    assert_eq!(submit(&mut relay, &second), [0i64; 0]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    relay.retry_stuck();
+    assert_eq!(submit(&mut relay, &second), [1, 2]);
+    second.deliver_all();
+    relay.take_reports();
+    assert_eq!(submit(&mut relay, &second), [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_row_of_another_life_of_the_database_is_not_taken() {
     let outbox = FakeOutbox::new([], RangeSet::new());
     let (mut relay, transport) = leased(&outbox).await;

@@ -245,24 +245,32 @@ impl Inner {
         self.room.notify_one();
     }
 
-    /// Reports all that is held as failed; what was sent may arrive.
-    fn give_up(&self, kind: ErrorKind, why: &'static str) -> usize {
-        let held = {
+    /// Reports all that is held as failed, one after another: what was sent may arrive, and be acknowledged before its turn.
+    fn give_up(self: &Arc<Self>, kind: ErrorKind, why: &'static str) -> usize {
+        let serials = {
             let mut state = self.state();
             state.given_up = true;
             for queue in &mut state.queues {
                 queue.clear();
             }
-            std::mem::take(&mut state.held)
+            let mut serials: Vec<_> = state.held.keys().copied().collect();
+            state.rng.shuffle(&mut serials);
+            serials
         };
-        let count = held.len();
-        for held in held.into_values() {
-            let error = Error::new(kind, why).or_ambiguous(held.sent);
-            self.report_held(held, Err(error));
-        }
-        for work in &self.work {
-            work.notify_one();
-        }
+        let count = serials.len();
+        let inner = Arc::clone(self);
+        self.process.spawn(async move {
+            for serial in serials {
+                let pause = inner.state().rng.u64(0..4);
+                sleep(Duration::from_millis(pause)).await;
+                let Some(held) = inner.take(serial) else { continue };
+                let error = Error::new(kind, why).or_ambiguous(held.sent);
+                inner.report_held(held, Err(error));
+            }
+            for work in &inner.work {
+                work.notify_one();
+            }
+        });
         count
     }
 

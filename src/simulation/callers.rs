@@ -200,7 +200,8 @@ impl Caller {
             return;
         }
         let direct_since = self.world.ledger().event(event).direct_since.unwrap_or(now);
-        if now - began > waits + LOOK_UP_TIMEOUT + SLACK || now - direct_since > plan.direct_timeout + LOOK_UP_TIMEOUT {
+        let waited_long = now - direct_since > plan.direct_timeout + LOOK_UP_TIMEOUT && !plan.changes_lanes(began, now);
+        if waited_long || now - began > waits + LOOK_UP_TIMEOUT + SLACK {
             self.world.violate(format!(
                 "too late: e{event} was accepted after {:?}, {:?} of these for the brokers, with a database that was well",
                 now - began,

@@ -169,6 +169,11 @@ impl Plan {
             })
     }
 
+    /// Whether the number of lanes could be changed, which keeps writers out.
+    pub(super) fn changes_lanes(&self, from: Duration, to: Duration) -> bool {
+        self.has_between(from, to, |fault| matches!(fault, Fault::ChangeLanes(_)))
+    }
+
     fn has_between(&self, from: Duration, to: Duration, is: impl Fn(Fault) -> bool) -> bool {
         let overlaps = |window: &&Window| window.at <= to && from <= window.at + window.lasts;
         self.faults.iter().filter(overlaps).any(|window| is(window.fault))
