@@ -1087,7 +1087,7 @@ async fn what_a_client_has_that_was_given_up_is_reported_on_before_another_has_a
     relay.transports = Transports::without_threads(Arc::new(move |_| Ok(Arc::clone(&client))));
     read_page(&mut relay).await;
     assert_eq!(submit(&mut relay, &first), [1, 2]);
-    let mut fail = |relay: &mut Relay| {
+    let fail = |relay: &mut Relay| {
         first.held.lock().unwrap().pop().unwrap().call(Err(Error::new(ErrorKind::ClientFailed, "told to fail")));
         relay.take_reports();
     };

@@ -245,33 +245,42 @@ impl Inner {
         self.room.notify_one();
     }
 
-    /// Reports all that is held as failed, one after another: what was sent may arrive, and be acknowledged before its turn.
+    /// Reports all that is held as failed; what was sent may arrive. Of each partition what was sent, and what was not, is reported on
+    /// at once, and all these in any order, and not without a pause: some may be acknowledged before.
     fn give_up(self: &Arc<Self>, kind: ErrorKind, why: &'static str) -> usize {
-        let serials = {
+        let (groups, count) = {
             let mut state = self.state();
             state.given_up = true;
             for queue in &mut state.queues {
                 queue.clear();
             }
-            let mut serials: Vec<_> = state.held.keys().copied().collect();
-            state.rng.shuffle(&mut serials);
-            serials
+            let mut groups: BTreeMap<_, Vec<u64>> = BTreeMap::new();
+            for (serial, held) in &state.held {
+                groups.entry((self.partition_of(&held.record), held.sent)).or_default().push(*serial);
+            }
+            let mut groups: Vec<_> = groups.into_values().collect();
+            state.rng.shuffle(&mut groups);
+            (groups, state.held.len())
         };
-        let count = serials.len();
         let inner = Arc::clone(self);
         self.process.spawn(async move {
-            for serial in serials {
+            for serials in groups {
                 let pause = inner.state().rng.u64(0..4);
                 sleep(Duration::from_millis(pause)).await;
-                let Some(held) = inner.take(serial) else { continue };
-                let error = Error::new(kind, why).or_ambiguous(held.sent);
-                inner.report_held(held, Err(error));
+                for held in serials.into_iter().filter_map(|serial| inner.take(serial)).collect::<Vec<_>>() {
+                    let error = Error::new(kind, why).or_ambiguous(held.sent);
+                    inner.report_held(held, Err(error));
+                }
             }
             for work in &inner.work {
                 work.notify_one();
             }
         });
         count
+    }
+
+    fn partition_of(&self, record: &Record) -> usize {
+        usize::from(lane::of_key(&record.key, self.world.plan.partitions))
     }
 
     /// Whether what is sent now would go nowhere, as everybody knows.
@@ -516,7 +525,7 @@ impl Transport for Client {
             inner.world.reach(Situation::QueueFull);
             return Err(QueueFull(on_delivery));
         }
-        let partition = usize::from(lane::of_key(&record.key, inner.world.plan.partitions));
+        let partition = inner.partition_of(record);
         state.serial += 1;
         let serial = state.serial;
         let key = key_of(record);
