@@ -339,6 +339,7 @@ impl Relay {
         }
     }
 
+    /// Goes on with another client than the one that failed.
     fn replace_client(&mut self, transport: Arc<dyn Transport>) {
         self.firsts = Firsts::new(Instant::now());
         let old = std::mem::replace(&mut self.transport, transport);

@@ -1,10 +1,7 @@
 //! The same event appended again, as after a commit whose outcome is not known.
 
 use sqlx::PgPool;
-use tidings::{
-    EmitRequest, Emitter, EmitterExt, ErrorKind, OutboxMode, PolicyOverride, PostgresOutbox, Producer, Receipt,
-};
-use tidings_faults::Proxy;
+use tidings::{EmitRequest, Emitter, EmitterExt, ErrorKind, OutboxMode, PolicyOverride, Producer, Receipt};
 
 use crate::support::events::{EVENT, Ledger, Sequence, catalog, stored_at};
 use crate::support::murmur2::stranger_to;
@@ -132,9 +129,7 @@ async fn a_batch_whose_connection_falls_silent_in_its_midst_holds_relays_up_for_
     let world = world!();
     let pool = world.pool();
     sqlx::query(INDEX).execute(&pool).await.unwrap();
-    let options = world.options();
-    let proxy = Proxy::start("127.0.0.1:0", &format!("{}:{}", options.get_host(), options.get_port())).await.unwrap();
-    let outbox = PostgresOutbox::with_options(options.host("127.0.0.1").port(proxy.address().port()));
+    let (proxy, outbox) = world.outbox_behind_proxy().await;
     let silenced = Producer::builder(world.config(&[]), catalog()).with_outbox(outbox).build().await.unwrap();
     let other = world.producer().await;
     let _relay = RunningRelay::of(&other);
@@ -155,7 +150,8 @@ async fn a_batch_whose_connection_falls_silent_in_its_midst_holds_relays_up_for_
     let requests: Vec<_> = events.iter().map(|event| event.request().policy(always)).collect();
     let emits = tokio::spawn(async move { silenced.emit_batch(requests).await });
     eventually("the last event waits", async || {
-        let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+        let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted
+                       and database = (select oid from pg_database where datname = current_database())";
         let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.unwrap();
         (waiting > 0).then_some(())
     })

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::{PgPool, Postgres, Transaction};
-use tidings::{Emitter, EmitterExt, OutboxMode, PolicyOverride, PostgresOutbox, Producer};
-use tidings_faults::Proxy;
+use tidings::{Emitter, EmitterExt, OutboxMode, PolicyOverride, Producer};
 use tokio::task::JoinSet;
 
 use crate::support::events::{Ledger, Sequence, catalog};
@@ -117,9 +116,7 @@ async fn a_relay_outlives_a_connection_that_falls_silent_while_it_reads_a_page()
 /// Lets the connections that producer and relay have fall silent, at a moment that the test `prepares`.
 async fn silence_connections(prepares: impl AsyncFnOnce(&PgPool) -> Option<Transaction<'static, Postgres>>) {
     let world = world!();
-    let options = world.options();
-    let proxy = Proxy::start("127.0.0.1:0", &format!("{}:{}", options.get_host(), options.get_port())).await.unwrap();
-    let outbox = PostgresOutbox::with_options(options.host("127.0.0.1").port(proxy.address().port()));
+    let (proxy, outbox) = world.outbox_behind_proxy().await;
     let producer = Producer::builder(world.config(&[]), catalog()).with_outbox(outbox).build().await.unwrap();
     let relay = RunningRelay::of(&producer);
     let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
@@ -149,9 +146,7 @@ async fn silence_connections(prepares: impl AsyncFnOnce(&PgPool) -> Option<Trans
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lookups_on_connections_that_fell_silent_leave_some_for_those_who_store() {
     let world = world!();
-    let options = world.options();
-    let proxy = Proxy::start("127.0.0.1:0", &format!("{}:{}", options.get_host(), options.get_port())).await.unwrap();
-    let outbox = PostgresOutbox::with_options(options.host("127.0.0.1").port(proxy.address().port()));
+    let (proxy, outbox) = world.outbox_behind_proxy().await;
     let producer = Producer::builder(world.config(&[]), catalog()).with_outbox(outbox).build().await.unwrap();
     let always = PolicyOverride::default().with_outbox(OutboxMode::Always);
     // As many at once as there are connections: each has one of its own from then on.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 use tidings::{Config, Emitter, PostgresOutbox, Producer};
+use tidings_faults::Proxy;
 use uuid::Uuid;
 
 use crate::support::checker::Verdict;
@@ -98,6 +99,15 @@ impl World {
 
     pub(crate) fn outbox(&self) -> PostgresOutbox {
         PostgresOutbox::with_options(self.options())
+    }
+
+    /// The outbox, which has its connections through a proxy.
+    pub(crate) async fn outbox_behind_proxy(&self) -> (Proxy, PostgresOutbox) {
+        let options = self.options();
+        let to = format!("{}:{}", options.get_host(), options.get_port());
+        let proxy = Proxy::start("127.0.0.1:0", &to).await.unwrap();
+        let outbox = PostgresOutbox::with_options(options.host("127.0.0.1").port(proxy.address().port()));
+        (proxy, outbox)
     }
 
     /// Connections of the service's own.
